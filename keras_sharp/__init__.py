@@ -1,0 +1,14 @@
+"""Sharpness of minima and large-batch training for Keras models."""
+
+from keras_sharp.measures import epsilon_sharpness, sharpness
+from keras_sharp.objective import Objective
+from keras_sharp.results import SharpnessResult
+from keras_sharp.version import __version__
+
+__all__ = [
+    "Objective",
+    "SharpnessResult",
+    "__version__",
+    "epsilon_sharpness",
+    "sharpness",
+]

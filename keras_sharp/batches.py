@@ -1,0 +1,200 @@
+"""A data set as the same evaluation batches, in the same order, every time."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+Batch = tuple[Any, ...]
+
+# Batches of a pipeline are kept while they fit into this many bytes; larger data are read again in
+# every pass, and compared with what was read the first time.
+_CACHE_BYTES = 2**30
+
+
+class EvaluationBatches:
+    """Fixed batches of labelled data, cut from arrays or read from a pipeline.
+
+    Iterating yields `(x, y)` or `(x, y, sample_weight)`, each a structure of tensors.
+
+    Args:
+        data: A tuple of arrays `(x, y)` or `(x, y, sample_weight)` (each may be a dict or list of
+            arrays, first axis the examples), a `tf.data.Dataset` of such batches, or a
+            `keras.utils.PyDataset`.
+        batch_size: Examples per batch. Defaults to 1000 for arrays and to a pipeline's own batches.
+        check: Whether to refuse a pipeline that yields something else the second time.
+
+    Attributes:
+        examples: Number of examples `N`.
+        sizes: Examples in each batch.
+        digest: Hexadecimal hash of the data and their order, not of how they are batched.
+
+    Raises:
+        ValueError: If the data are empty, unlabelled, endless, of unequal lengths, or not the same
+            twice.
+    """
+
+    def __init__(self, data: Any, batch_size: int | None = None, *, check: bool = True):
+        if batch_size is not None and (batch_size != int(batch_size) or batch_size < 1):
+            raise ValueError(
+                f"`batch_size` must be a positive integer. Received: batch_size={batch_size}"
+            )
+        self._check = check
+        self._cache: list[Batch] | None = None
+        self._source = _source(data, batch_size)
+        self._is_pipeline = not isinstance(self._source, _ArrayBatches)
+        self.sizes, self.digest, self._batch_digests = self._survey()
+        self.examples = sum(self.sizes)
+        if self._is_pipeline and check:
+            self._compare_with_second_pass()
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._cache is not None:
+            return iter(self._cache)
+        if self._is_pipeline and self._check:
+            return self._checked()
+        return _tensors(self._source)
+
+    def _survey(self) -> tuple[list[int], str, list[bytes]]:
+        """One pass: sizes and digests, and the batches themselves while they fit."""
+        sizes, batch_digests, kept, kept_bytes = [], [], [], 0
+        whole: list[Any] | None = None
+        for batch in _tensors(self._source):
+            sizes.append(_examples(batch))
+            leaves = [np.ascontiguousarray(leaf.numpy()) for leaf in keras.tree.flatten(batch)]
+            # One hash per leaf, so that how the examples are cut into batches leaves no trace.
+            whole = whole or [hashlib.blake2b(digest_size=8) for _ in leaves]
+            for running, leaf in zip(whole, leaves, strict=True):
+                running.update(memoryview(leaf).cast("B") if leaf.size else b"")
+            batch_digests.append(_digest(leaves))
+            kept_bytes += sum(leaf.nbytes for leaf in leaves)
+            if self._is_pipeline and kept is not None:
+                kept = [*kept, batch] if kept_bytes <= _CACHE_BYTES else None
+        if sum(sizes) == 0:
+            raise ValueError("`data` must not be empty. Received: no examples")
+        if self._is_pipeline:
+            self._cache = kept
+        joined = hashlib.blake2b(b"".join(running.digest() for running in whole), digest_size=8)
+        return sizes, joined.hexdigest(), batch_digests
+
+    def _compare_with_second_pass(self) -> None:
+        cache, self._cache = self._cache, None
+        for _ in self._checked():
+            pass
+        self._cache = cache
+
+    def _checked(self) -> Iterator[Batch]:
+        count = 0
+        for batch in _tensors(self._source):
+            leaves = [np.ascontiguousarray(leaf.numpy()) for leaf in keras.tree.flatten(batch)]
+            if count >= len(self.sizes) or _digest(leaves) != self._batch_digests[count]:
+                raise ValueError(_NOT_THE_SAME.format(f"batch {count} differs"))
+            yield batch
+            count += 1
+        if count != len(self.sizes):
+            raise ValueError(_NOT_THE_SAME.format(f"{count} batches after {len(self.sizes)}"))
+
+
+_NOT_THE_SAME = (
+    "`data` must yield the same batches in the same order every time: what is measured is a "
+    "function of the weights for fixed data. Take shuffling and random augmentation out of the "
+    "pipeline (or cache it after them), or pass `check_data=False` to accept what it yields. "
+    "Received: {} in the second pass"
+)
+
+
+class _ArrayBatches:
+    """Slices of arrays."""
+
+    def __init__(self, data: tuple[Any, ...], batch_size: int):
+        self._arrays = keras.tree.map_structure(
+            lambda leaf: leaf if isinstance(leaf, tf.Tensor) else np.asarray(leaf), data
+        )
+        lengths = {len(leaf) if leaf.ndim else 0 for leaf in keras.tree.flatten(self._arrays)}
+        if len(lengths) != 1:
+            raise ValueError(
+                "All arrays of `data` must have the same first dimension, the number of examples. "
+                f"Received: lengths {sorted(lengths)}"
+            )
+        self._length = lengths.pop()
+        self._batch_size = batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, self._length, self._batch_size):
+            stop = start + self._batch_size
+            yield keras.tree.map_structure(lambda leaf: leaf[start:stop], self._arrays)  # noqa: B023
+
+
+class _PyDatasetBatches:
+    """A PyDataset by index, so that its own shuffling and workers stay out of it."""
+
+    def __init__(self, data: keras.utils.PyDataset):
+        self._data = data
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in range(len(self._data)):
+            yield self._data[index]
+
+
+def _source(data: Any, batch_size: int | None) -> Any:
+    if isinstance(data, tf.data.Dataset):
+        if data.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ValueError(
+                "`data` must end: take `.repeat()` out of the pipeline, or add `.take(n)`."
+            )
+        return data if batch_size is None else data.unbatch().batch(batch_size)
+    if isinstance(data, keras.utils.PyDataset):
+        if batch_size is not None:
+            raise ValueError(
+                "`batch_size` must be left out for a PyDataset, which makes its own batches. "
+                f"Received: batch_size={batch_size}"
+            )
+        return _PyDatasetBatches(data)
+    if isinstance(data, (tuple, list)):
+        _require_labels(data)
+        parts = tuple(part for part in data if part is not None)
+        return _ArrayBatches(parts, 1000 if batch_size is None else int(batch_size))
+    raise ValueError(
+        "`data` must be a tuple of arrays `(x, y)` or `(x, y, sample_weight)`, a `tf.data.Dataset` "
+        f"of such batches, or a `keras.utils.PyDataset`. Received: {type(data).__name__}"
+    )
+
+
+def _tensors(source: Any) -> Iterator[Batch]:
+    for batch in source:
+        _require_labels(batch)
+        parts = tuple(part for part in batch if part is not None)
+        yield keras.tree.map_structure(tf.convert_to_tensor, parts)
+
+
+def _require_labels(batch: Any) -> None:
+    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3) or batch[1] is None:
+        found = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        raise ValueError(
+            "`data` must be labelled: `(x, y)` or `(x, y, sample_weight)`, since a loss is "
+            f"measured. Received: {found}"
+        )
+
+
+def _examples(batch: Batch) -> int:
+    lengths = {int(leaf.shape[0]) if leaf.shape.rank else 0 for leaf in keras.tree.flatten(batch)}
+    if len(lengths) != 1:
+        raise ValueError(
+            "All parts of a batch must have the same first dimension, the number of examples. "
+            f"Received: lengths {sorted(lengths)}"
+        )
+    return lengths.pop()
+
+
+def _digest(leaves: list[np.ndarray]) -> bytes:
+    digest = hashlib.blake2b(digest_size=8)
+    for leaf in leaves:
+        digest.update(f"{leaf.dtype}{leaf.shape}".encode())
+        digest.update(memoryview(leaf).cast("B") if leaf.size else b"")
+    return digest.digest()

@@ -1,0 +1,195 @@
+"""The loss of a batch as terms that add up over batches, micro-batches and replicas.
+
+Keras reduces the loss of a batch to one number, and the number of a whole is not the mean of the
+numbers of its parts: an uneven last batch weighs too much, a masked or weighted one too little.
+Kept as a sum and its divisor, any parts add up exactly, for each of Keras's reductions.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from keras.src.losses.loss import reduce_weighted_values
+from keras.src.trainers.compile_utils import CompileLoss
+
+
+class Term(NamedTuple):
+    """One term of the loss on one part of the data.
+
+    The term of a union of parts is `sum(numerator) / sum(mass)`; for reduction `"sum"` the divisor
+    is 1.
+
+    Attributes:
+        name: The output's or the penalty's name.
+        reduction: `"sum_over_batch_size"`, `"sum"` or `"mean_with_sample_weight"`.
+        weight: The term's factor in the total loss (`loss_weights` of `compile`).
+        numerator: Scalar, sum of the weighted loss values.
+        mass: Scalar, what Keras would divide by on this part.
+        labels_in_range: Scalar bool, False if an integer label is no class of the output. Such a
+            label counts as class 0, so whoever evaluates terms must look at this once.
+    """
+
+    name: str
+    reduction: str
+    weight: float
+    numerator: tf.Tensor
+    mass: tf.Tensor
+    labels_in_range: tf.Tensor
+
+
+class LossTerms:
+    """The loss a model is compiled with, or another one, term by term.
+
+    Masks of the outputs, `sample_weight`, `loss_weights` and several outputs mean what they mean in
+    `keras.Model.fit`. Nothing is scaled by the number of replicas and no metric is updated.
+
+    Args:
+        model: A Keras model.
+        loss: Any form `compile(loss=...)` takes. Defaults to the compiled loss.
+        penalties: Whether `model.losses` (regularizers, `add_loss`) count. A penalty that depends
+            on the data is averaged over parts by their numbers of examples.
+        dtype: Type in which the loss values are summed.
+
+    Raises:
+        ValueError: If there is no loss, or the model computes its own (`compute_loss` overridden).
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        loss: Any = None,
+        *,
+        penalties: bool = True,
+        dtype: tf.DType = tf.float32,
+    ):
+        self._model = model
+        self._penalties = penalties
+        self._dtype = dtype
+        weights = None
+        if loss is None:
+            if type(model).compute_loss is not keras.Model.compute_loss:
+                raise ValueError(
+                    f"`loss` must be given for {model.name!r}: the model overrides `compute_loss`, "
+                    "and its loss cannot be split exactly over batches. Pass `loss=` in a form "
+                    "`compile` takes."
+                )
+            loss, weights = _compiled_loss(model)
+        self._reduce = _TermRecorder(loss, weights, getattr(model, "output_names", None), dtype)
+
+    def __call__(self, y: Any, y_pred: Any, sample_weight: Any = None) -> list[Term]:
+        """Returns the terms of one part.
+
+        Call it in the `keras.StatelessScope(collect_losses=True)` in which `y_pred` was computed;
+        the scope must hold values for all trainable variables, which regularizers look up there.
+        """
+        terms = self._reduce.terms(y, y_pred, sample_weight)
+        if self._penalties and self._model.losses:
+            examples = tf.cast(tf.shape(keras.tree.flatten(y_pred)[0])[0], self._dtype)
+            value = tf.add_n([tf.cast(tf.reduce_sum(p), self._dtype) for p in self._model.losses])
+            terms.append(
+                Term(
+                    "penalties",
+                    "sum_over_batch_size",
+                    1.0,
+                    value * examples,
+                    examples,
+                    tf.constant(True),
+                )
+            )
+        return terms
+
+
+def _compiled_loss(model: keras.Model) -> tuple[Any, Any]:
+    # The only place that reads what `compile` was given: Keras has no public name for the loss
+    # weights.
+    compiled = getattr(model, "_compile_loss", None)
+    if compiled is None:
+        raise ValueError(
+            "`loss` must be given, or the model compiled with one: `model.compile(loss=...)`. "
+            f"Received: model={model.name!r}, loss=None"
+        )
+    return compiled._user_loss, compiled._user_loss_weights
+
+
+class _TermRecorder(CompileLoss):
+    """Keras's own matching of losses to outputs, with every reduction left open."""
+
+    def __init__(self, loss: Any, loss_weights: Any, output_names: Any, dtype: tf.DType):
+        super().__init__(loss, loss_weights, output_names=output_names)
+        self._sum_dtype = dtype
+        self._terms: list[Term] = []
+
+    def build(self, y_true: Any, y_pred: Any) -> None:
+        super().build(y_true, y_pred)
+        self._flat_losses = [
+            entry._replace(loss=self._recorded(entry), loss_weights=None)
+            for entry in self._flat_losses
+        ]
+
+    def terms(self, y: Any, y_pred: Any, sample_weight: Any) -> list[Term]:
+        self._terms = []
+        self(y, y_pred, sample_weight)
+        return self._terms
+
+    def _recorded(self, entry: Any):
+        loss, name = entry.loss, entry.name
+        reduction = _standard(loss.reduction, name)
+        weight = 1.0 if entry.loss_weights is None else float(entry.loss_weights)
+
+        def call(y_true, y_pred, sample_weight):
+            y_true, in_range = _labels_in_range(loss, y_true, y_pred)
+            y_true, converted = (
+                keras.tree.map_structure(
+                    lambda t: keras.ops.convert_to_tensor(t, dtype=loss.dtype), each
+                )
+                for each in (y_true, y_pred)
+            )
+            values = loss.call(y_true, converted)
+            masks = [getattr(each, "_keras_mask", None) for each in (y_pred, values)]
+            masks = [mask for mask in masks if mask is not None]
+            mask = tf.reduce_all(tf.stack(masks), axis=0) if masks else None
+            mass = _mass(reduction, values, mask, sample_weight, self._sum_dtype)
+            values = reduce_weighted_values(values, sample_weight, mask, "none", loss.dtype)
+            numerator = tf.reduce_sum(tf.cast(values, self._sum_dtype))
+            self._terms.append(Term(name, reduction, weight, numerator, mass, in_range))
+            return tf.cast(numerator, loss.dtype)
+
+        return call
+
+
+def _standard(reduction: str | None, name: str) -> str:
+    reduction = {"mean": "sum_over_batch_size"}.get(reduction, reduction)
+    if reduction not in ("sum_over_batch_size", "sum", "mean_with_sample_weight"):
+        raise ValueError(
+            f"The loss of {name!r} must be reduced to one number: its reduction must be "
+            '"sum_over_batch_size", "sum" or "mean_with_sample_weight". '
+            f"Received: reduction={reduction!r}"
+        )
+    return reduction
+
+
+def _mass(reduction: str, values: Any, mask: Any, sample_weight: Any, dtype: tf.DType) -> tf.Tensor:
+    """What Keras divides the sum of `values` by."""
+    if reduction == "mean_with_sample_weight" and sample_weight is not None:
+        weights = tf.cast(sample_weight, dtype)
+        if mask is not None:
+            weights = tf.where(tf.reshape(mask, tf.shape(weights)), weights, 0)
+        return tf.reduce_sum(weights)
+    if mask is not None:
+        return tf.reduce_sum(tf.cast(mask, dtype))
+    return tf.cast(tf.size(values), dtype)
+
+
+def _labels_in_range(loss: keras.losses.Loss, y_true: Any, y_pred: Any) -> tuple[Any, tf.Tensor]:
+    """Replaces labels that are no class by 0, and says whether there were any.
+
+    TensorFlow's CPU kernel raises on such a label without naming it, and its GPU kernel returns
+    NaN.
+    """
+    if not isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        return y_true, tf.constant(True)
+    y_true = tf.convert_to_tensor(y_true)
+    good = (y_true >= 0) & (y_true < tf.cast(y_pred.shape[-1], y_true.dtype))
+    if loss.ignore_class is not None:
+        good |= y_true == tf.cast(loss.ignore_class, y_true.dtype)
+    return tf.where(good, y_true, tf.zeros_like(y_true)), tf.reduce_all(good)

@@ -1,0 +1,334 @@
+"""Epsilon-sharpness, Metric 2.1 of Keskar et al. 2017."""
+
+import time
+from typing import Any
+
+import keras
+import numpy as np
+import scipy.optimize
+import tensorflow as tf
+
+from keras_sharp.measures.subspace import FullSpace, GaussianSubspace
+from keras_sharp.objective import Objective
+from keras_sharp.progress import Progress
+from keras_sharp.results import SharpnessResult
+from keras_sharp.version import __version__
+
+# How far into the box the seeded step goes that leaves a stationary point.
+_STEP = 0.1
+
+
+def sharpness(
+    model: keras.Model,
+    ds: Any,
+    *,
+    epsilon: float = 1e-3,
+    subspace_dim: int | None = None,
+    loss: Any = None,
+    batch_norm: str = "inference",
+    max_iterations: int = 10,
+    solver: str = "l-bfgs-b",
+    seed: int = 0,
+    batch_size: int | None = None,
+    penalties: bool = True,
+    check_data: bool = True,
+    subspace_memory: int = 2**30,
+    verbose: str | int = "auto",
+) -> SharpnessResult:
+    """Returns how much the loss can rise in a small box around a model's weights, in percent.
+
+    `phi = 100 (max f(x + A y) - f(x)) / (1 + f(x))` over `|y_i| <= epsilon (|(A^+ x)_i| + 1)`,
+    where `x` are the trainable weights and `f` is the mean loss over `ds`, dropout off. `A` is the
+    identity (the paper's Table 3), or with `subspace_dim=p` an `(n, p)` matrix with N(0, 1) entries
+    (Table 4). The model is not changed.
+
+    Args:
+        model: A built Keras model: functional, Sequential or subclassed.
+        ds: Labelled data: a tuple of arrays `(x, y)` or `(x, y, sample_weight)`, a
+            `tf.data.Dataset` of such batches, or a `keras.utils.PyDataset`. The paper uses the
+            whole training set.
+        epsilon: Radius of the box, `epsilon > 0`. The paper uses 1e-3 and 5e-4.
+        subspace_dim: `p`; the paper uses 100. Defaults to None, the full space.
+        loss: Any form `compile(loss=...)` takes. Defaults to the compiled loss.
+        batch_norm: `"inference"` (moving statistics) or `"batch"` (statistics of the evaluation
+            batch, as the paper's own networks). The two can differ by a factor of hundreds.
+        max_iterations: Solver iterations. The paper uses 10, whatever the solver says of
+            convergence.
+        solver: `"l-bfgs-b"`, as the paper, or `"sign-ascent"`: `y <- bound * sign(gradient)`,
+            cheaper for millions of weights since all but one number per pass stays on the device.
+        seed: Seed of `A` and of the step that leaves a stationary point.
+        batch_size: Examples per evaluation batch. Defaults to 1000 for arrays and to a pipeline's
+            own. It changes the value only with `batch_norm="batch"`.
+        penalties: Whether regularizers and `add_loss` terms belong to `f`.
+        check_data: Whether to refuse data that are not the same the second time.
+        subspace_memory: Bytes `A` may take; a larger one is drawn again block by block at every
+            use.
+        verbose: `"auto"` shows a progress bar after two seconds, 1 at once, 0 never.
+
+    Returns:
+        A `SharpnessResult`; `float(result)` is the value.
+
+    Raises:
+        ValueError: For arguments out of range, data that are empty, unlabelled or change, labels
+            that are no class, a model without weights or loss, and a loss that is not finite at the
+            model's weights.
+        FloatingPointError: If the loss is not finite somewhere in the box.
+
+    Note:
+        The paper leaves open the start of L-BFGS-B, its scaling, and the distribution of `A`. Here
+        the start is `y = 0`, or a seeded step into the box where the model sits at a stationary
+        point; the solver is handed `f` divided by its largest gradient entry, with zero tolerances,
+        so that the value does not depend on the units of the loss and is never 0 because of a
+        tolerance; and `A` is not normalised.
+
+    Example:
+    ```python
+    result = keras_sharp.sharpness(model, (x_train, y_train), epsilon=1e-3)
+    print(float(result), result.status)
+    ```
+
+    References:
+        - [Keskar et al., 2017](https://arxiv.org/abs/1609.04836), section 2.2.2.
+    """
+    _check_search(epsilon, max_iterations, solver, seed, subspace_dim, verbose)
+    objective = Objective(
+        model,
+        ds,
+        loss,
+        batch_norm=batch_norm,
+        batch_size=batch_size,
+        penalties=penalties,
+        check_data=check_data,
+    )
+    return epsilon_sharpness(
+        objective,
+        epsilon=epsilon,
+        subspace_dim=subspace_dim,
+        max_iterations=max_iterations,
+        solver=solver,
+        seed=seed,
+        subspace_memory=subspace_memory,
+        verbose=verbose,
+    )
+
+
+def epsilon_sharpness(
+    objective: Objective,
+    *,
+    epsilon: float = 1e-3,
+    subspace_dim: int | None = None,
+    max_iterations: int = 10,
+    solver: str = "l-bfgs-b",
+    seed: int = 0,
+    subspace_memory: int = 2**30,
+    verbose: str | int = "auto",
+) -> SharpnessResult:
+    """Returns the sharpness of an `Objective`, for several measurements of one function.
+
+    Arguments, result and errors are those of `sharpness`.
+    """
+    _check_search(epsilon, max_iterations, solver, seed, subspace_dim, verbose)
+    started = time.perf_counter()
+    centre = objective.weights
+    if subspace_dim is None:
+        space = FullSpace(centre)
+    elif subspace_dim > centre.size:
+        raise ValueError(
+            "`subspace_dim` must not exceed the number of trainable weights. "
+            f"Received: subspace_dim={subspace_dim}, weights={centre.size}"
+        )
+    else:
+        space = GaussianSubspace(centre, subspace_dim, seed=seed, memory=subspace_memory)
+    bound = epsilon * (np.abs(space.coordinates) + 1)
+    with Progress("sharpness", max_iterations, verbose) as progress:
+        ascent = _Ascent(objective, space, bound, seed, progress)
+        search = _lbfgsb if solver == "l-bfgs-b" else _sign_ascent
+        iterations, message, sentence = search(ascent, max_iterations)
+    rise = 100 / (1 + ascent.loss)
+    value, corner = rise * (ascent.best - ascent.loss), rise * (ascent.corner - ascent.loss)
+    status = [sentence]
+    if ascent.left_stationary_point:
+        status.insert(0, "The weights are a stationary point, left by a seeded step.")
+    if corner > value:
+        status.append(
+            f"The signed-gradient corner is higher ({corner:.4g}): take the value as a lower bound."
+        )
+    return SharpnessResult(
+        value=value,
+        loss=ascent.loss,
+        max_loss=ascent.best,
+        corner=corner,
+        status=" ".join(status),
+        solver_message=message,
+        iterations=iterations,
+        evaluations=ascent.evaluations,
+        at_bounds=float(np.mean(np.abs(ascent.best_y) >= bound * (1 - 1e-9))),
+        seconds=time.perf_counter() - started,
+        epsilon=float(epsilon),
+        subspace_dim=subspace_dim,
+        solver=solver,
+        max_iterations=max_iterations,
+        seed=seed,
+        objective=objective.settings,
+        versions={
+            "keras_sharp": __version__,
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+            "scipy": scipy.__version__,
+        },
+    )
+
+
+class _Ascent:
+    """`f` over the box, remembering the highest point, and where to start."""
+
+    def __init__(
+        self, objective: Objective, space: Any, bound: np.ndarray, seed: int, progress: Progress
+    ):
+        self._objective = objective
+        self._space = space
+        self._progress = progress
+        self.bound = bound
+        self.evaluations = 0
+        self.best, self.best_y = -np.inf, np.zeros_like(bound)
+        self.start = np.zeros_like(bound)
+        self.loss, self.gradient = self._at_weights()
+        self.start_value = self.loss
+        # Where all the gradient promises over the whole box is below the rounding of f, it tells
+        # nothing.
+        promised = float(np.abs(self.gradient) @ bound)
+        self.left_stationary_point = promised <= np.finfo(np.float32).eps * abs(self.loss)
+        if self.left_stationary_point:
+            self.start = _STEP * bound * np.random.default_rng(seed).uniform(-1, 1, bound.size)
+            self.start_value, self.gradient = self.evaluate(self.start)
+        self.corner = self._finite(
+            objective.value(space.lift(self.corner_of(self.start, self.gradient)))
+        )
+
+    def evaluate(self, y: Any) -> tuple[float, Any]:
+        """Returns `f` at `y` and its gradient over `y`, of the kind of `y`: NumPy or a tensor."""
+        value, gradient = self._objective.value_and_gradient(self._space.lift(y))
+        self.evaluations += 1
+        if self._finite(value) > self.best:
+            self.best, self.best_y = value, np.array(y)
+        self._progress.note(loss=self.best)
+        return value, self._space.pull(gradient)
+
+    def advance(self, iterations: int) -> None:
+        """Shows that so many iterations are done."""
+        self._progress.update(iterations)
+
+    def corner_of(self, y: Any, gradient: Any) -> Any:
+        """Returns the corner the signs point to; a coordinate without a slope stays where it is."""
+        return tf.where(gradient == 0, y, self.bound * tf.sign(gradient))
+
+    def _at_weights(self) -> tuple[float, np.ndarray]:
+        loss, gradient = self._objective.value_and_gradient(self._space.lift(self.start))
+        self.evaluations += 1
+        if not np.isfinite(loss) or not np.all(np.isfinite(gradient)):
+            raise ValueError(
+                "The loss and its gradient at the model's weights must be finite: there is no "
+                f"minimum to measure. Received: loss={loss}, largest gradient "
+                f"entry={np.max(np.abs(gradient))}"
+            )
+        if loss <= -1:
+            raise ValueError(
+                f"Sharpness divides by 1 + loss, which must be positive. Received: loss={loss}"
+            )
+        self.best = loss
+        return loss, self._space.pull(gradient)
+
+    def _finite(self, value: float) -> float:
+        if not np.isfinite(value):
+            raise FloatingPointError(
+                f"The loss is {value} at a point of the box: its maximum cannot be computed. Try a "
+                "smaller `epsilon`, or a model in float32 or float64."
+            )
+        return value
+
+
+def _lbfgsb(ascent: _Ascent, max_iterations: int) -> tuple[int, str, str]:
+    """SciPy's L-BFGS-B on `-f / max|gradient|`; returns iterations, its message, a sentence."""
+    scale = float(np.max(np.abs(ascent.gradient)))
+    if scale == 0:
+        return 0, "not started", "The loss has no slope in the box, as far as a gradient sees."
+    known = [(ascent.start_value, ascent.gradient)]
+    iterations = 0
+
+    def descend(y: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = known.pop() if known else ascent.evaluate(y)
+        return -value / scale, -gradient / scale
+
+    def count(_: np.ndarray) -> None:
+        nonlocal iterations
+        iterations += 1
+        ascent.advance(iterations)
+
+    outcome = scipy.optimize.minimize(
+        descend,
+        ascent.start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=scipy.optimize.Bounds(-ascent.bound, ascent.bound),
+        callback=count,
+        options={"maxiter": max_iterations, "ftol": 0, "gtol": 0},
+    )
+    if outcome.status == 1:
+        sentence = f"The solver stopped at its limit of {max_iterations} iterations, as asked."
+    elif outcome.success:
+        sentence = f"The solver converged after {outcome.nit} iterations."
+    else:
+        sentence = (
+            f"The solver gave up after {outcome.nit} iterations: the value is the highest point it "
+            "saw, a lower bound."
+        )
+    return int(outcome.nit), str(outcome.message), sentence
+
+
+def _sign_ascent(ascent: _Ascent, max_iterations: int) -> tuple[int, str, str]:
+    """`y <- bound * sign(gradient)`; returns iterations, a message, a sentence."""
+    y, gradient = tf.constant(ascent.start), tf.convert_to_tensor(ascent.gradient)
+    for iteration in range(1, max_iterations + 1):
+        corner = ascent.corner_of(y, gradient)
+        if bool(tf.reduce_all(corner == y)):
+            message = f"fixed point after {iteration - 1} iterations"
+            return (
+                iteration - 1,
+                message,
+                f"The corner is a fixed point, reached in {iteration - 1} iterations.",
+            )
+        y = corner
+        _, gradient = ascent.evaluate(y)
+        ascent.advance(iteration)
+    sentence = f"Sign ascent stopped at its limit of {max_iterations} iterations, as asked."
+    return max_iterations, "iteration limit", sentence
+
+
+def _check_search(
+    epsilon: float,
+    max_iterations: int,
+    solver: str,
+    seed: int,
+    subspace_dim: int | None,
+    verbose: str | int,
+) -> None:
+    if not (np.isfinite(epsilon) and epsilon > 0):
+        raise ValueError(f"`epsilon` must be positive and finite. Received: epsilon={epsilon}")
+    if max_iterations != int(max_iterations) or max_iterations < 1:
+        raise ValueError(
+            "`max_iterations` must be a positive integer. Received: "
+            f"max_iterations={max_iterations}"
+        )
+    if solver not in ("l-bfgs-b", "sign-ascent"):
+        raise ValueError(
+            f'`solver` must be "l-bfgs-b" or "sign-ascent". Received: solver={solver!r}'
+        )
+    if seed != int(seed) or seed < 0:
+        raise ValueError(f"`seed` must be a non-negative integer. Received: seed={seed}")
+    if subspace_dim is not None and (subspace_dim != int(subspace_dim) or subspace_dim < 1):
+        raise ValueError(
+            "`subspace_dim` must be a positive integer or None. Received: "
+            f"subspace_dim={subspace_dim}"
+        )
+    if verbose not in ("auto", 0, 1):
+        raise ValueError(f'`verbose` must be "auto", 0 or 1. Received: verbose={verbose!r}')

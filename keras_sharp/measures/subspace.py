@@ -1,0 +1,86 @@
+"""Where the weights may move: every coordinate, or a random subspace."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+# Rows of A are drawn in blocks of this many, each from its own seed: the matrix is the same whether
+# it is kept or drawn again.
+_BLOCK = 2**16
+
+
+class FullSpace:
+    """`x + y` for any `y` of `(n,)`: the matrix `A` is the identity.
+
+    Args:
+        centre: `(n,)` float64, the weights `x`.
+    """
+
+    def __init__(self, centre: np.ndarray):
+        self.centre = centre
+        self.coordinates = centre
+
+    def lift(self, y: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
+        """Returns the weights at `y`, `(n,)` float64."""
+        return self.centre + y
+
+    def pull(self, gradient: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
+        """Returns a gradient over the weights as one over `y`, `(n,)` float64."""
+        return gradient
+
+
+class GaussianSubspace:
+    """`x + A y` for `y` of `(p,)`, with independent N(0, 1) entries in the `(n, p)` matrix `A`.
+
+    `A` is kept in float32 if it fits into `memory` bytes, and drawn again block by block at every
+    use if
+    not: the same matrix either way.
+
+    Args:
+        centre: `(n,)` float64, the weights `x`.
+        dim: `p`, at most `n`.
+        seed: Non-negative integer.
+        memory: Bytes that `A` may take.
+
+    Attributes:
+        coordinates: `(p,)` float64, `A^+ x`, by the normal equations.
+    """
+
+    def __init__(self, centre: np.ndarray, dim: int, *, seed: int, memory: int):
+        self.centre = centre
+        self._dim = dim
+        self._seed = seed
+        self._kept: list[np.ndarray] | None = None
+        if 4 * dim * centre.size <= memory:
+            self._kept = list(self._draw())
+        gram, projection = np.zeros((dim, dim)), np.zeros(dim)
+        for rows, block in self._blocks():
+            gram += block.T @ block
+            projection += block.T @ centre[rows]
+        self.coordinates = np.linalg.solve(gram, projection)
+
+    def lift(self, y: np.ndarray | tf.Tensor) -> np.ndarray:
+        """Returns the weights at `y`, `(n,)` float64."""
+        y = np.asarray(y, np.float32)
+        return self.centre + np.concatenate([block @ y for _, block in self._blocks()])
+
+    def pull(self, gradient: np.ndarray | tf.Tensor) -> np.ndarray:
+        """Returns a gradient over the weights as one over `y`, `(p,)` float64."""
+        gradient, total = np.asarray(gradient), np.zeros(self._dim)
+        for rows, block in self._blocks():
+            total += block.T @ gradient[rows].astype(np.float32)
+        return total
+
+    def _draw(self) -> Iterator[np.ndarray]:
+        for start in range(0, self.centre.size, _BLOCK):
+            random = np.random.Generator(
+                np.random.Philox(np.random.SeedSequence([self._seed, start]))
+            )
+            rows = min(_BLOCK, self.centre.size - start)
+            yield random.standard_normal((rows, self._dim), dtype=np.float32)
+
+    def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        blocks = self._draw() if self._kept is None else self._kept
+        for index, block in enumerate(blocks):
+            yield slice(index * _BLOCK, index * _BLOCK + len(block)), block

@@ -1,0 +1,312 @@
+"""The function of the weights that every measure is a number of."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_sharp.batches import Batch, EvaluationBatches
+from keras_sharp.losses import LossTerms, Term
+from keras_sharp.normalization import batch_normalizations, batch_statistics, exact_moments
+from keras_sharp.weights import FlatWeights
+
+
+class Objective:
+    """The loss `f(w)` of a model over fixed data, as a pure function of its trainable weights.
+
+    The model is evaluated at weights that are handed in, and never assigned to: an exception
+    half-way leaves every weight, moving statistic, seed and optimizer slot as it was. Dropout is
+    off. Batches are combined as the loss's own reduction means it, so in inference mode `f` does
+    not depend on how the data are batched. Under a `tf.distribute` strategy whole batches go to the
+    replicas and are added up in their order: loss and gradient are the same bits on any number of
+    replicas.
+
+    Args:
+        model: A built Keras model. Only its trainable weights are arguments of `f`; its other
+            variables (moving statistics, frozen layers) are read when `f` is evaluated.
+        data: A tuple of arrays, a `tf.data.Dataset` of batches or a `keras.utils.PyDataset`,
+            labelled.
+        loss: Any form `compile(loss=...)` takes. Defaults to the compiled loss.
+        batch_norm: `"inference"`: BatchNormalization uses its moving statistics. `"batch"`: it uses
+            the statistics of the evaluation batch, whose size is then part of the function. Frozen
+            BatchNormalization layers stay in inference mode, as everywhere in Keras.
+        batch_size: Examples per evaluation batch. Defaults to 1000 for arrays and to a pipeline's
+            own.
+        penalties: Whether `model.losses` (regularizers, `add_loss`) belong to `f`.
+        check_data: Whether to refuse data that are not the same the second time.
+
+    Raises:
+        ValueError: For an unbuilt model, one without trainable weights or without a loss, data that
+            are empty, unlabelled or change, and labels that are no class of the output.
+
+    Example:
+    ```python
+    objective = keras_sharp.Objective(model, (x, y), batch_norm="batch", batch_size=5000)
+    loss, gradient = objective.value_and_gradient(objective.weights)
+    ```
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        data: Any,
+        loss: Any = None,
+        *,
+        batch_norm: str = "inference",
+        batch_size: int | None = None,
+        penalties: bool = True,
+        check_data: bool = True,
+    ):
+        if batch_norm not in ("inference", "batch"):
+            raise ValueError(
+                f'`batch_norm` must be "inference" or "batch". Received: batch_norm={batch_norm!r}'
+            )
+        self._model = model
+        self._flat = FlatWeights(model)
+        self._terms = LossTerms(model, loss, penalties=penalties, dtype=tf.float64)
+        self._batches = EvaluationBatches(data, batch_size, check=check_data)
+        self._batch_norm = batch_norm
+        self._penalties = penalties
+        self._strategy = model.distribute_strategy
+        self._divisors: np.ndarray | None = None
+        self._known_terms: list[Term] = []
+        self._value = _traced(self._value_of_batch)
+        self._gradient = _traced(self._gradient_of_batch)
+        self._product = _traced(self._product_of_batch)
+        self._outputs = _traced(self._outputs_of_batch)
+        self._add = tf.function(
+            lambda total, part: total + tf.cast(part, tf.float64), autograph=False
+        )
+        self.values = self.gradients = self.products = 0
+
+    @property
+    def size(self) -> int:
+        """Number of trainable weights `n`."""
+        return self._flat.size
+
+    @property
+    def weights(self) -> np.ndarray:
+        """The model's current weights, `(n,)` float64, in `model.trainable_variables` order."""
+        return self._flat.read()
+
+    @property
+    def segments(self) -> dict[str, slice]:
+        """Where each trainable variable lies in the flat vector, by the variable's path."""
+        return self._flat.segments()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes this the function it is, ready for JSON."""
+        norms = batch_normalizations(self._model)
+        sizes = self._batches.sizes
+        return {
+            "model": self._model.name,
+            "weights": self.size,
+            "examples": self._batches.examples,
+            "data_digest": self._batches.digest,
+            "batches": len(sizes),
+            "batch_size": max(sizes),
+            "batch_norm": self._batch_norm,
+            "batch_norm_layers": len(norms),
+            "frozen_batch_norm_layers": [layer.name for layer in norms if not layer.trainable],
+            "penalties": self._penalties,
+            "losses": [f"{term.name} ({term.reduction})" for term in self._known_terms],
+            "replicas": self._strategy.num_replicas_in_sync,
+        }
+
+    def value(self, weights: np.ndarray | tf.Tensor | None = None) -> float:
+        """Returns `f(w)`, summed in float64.
+
+        Args:
+            weights: `(n,)`. Defaults to the model's current weights.
+        """
+        vector = self._vector(weights)
+        numerators, masses = 0.0, 0.0
+        for (part, mass, in_range), batch in self._over_batches(self._value, vector):
+            if not bool(in_range):
+                self._raise_labels(batch)
+            numerators, masses = numerators + part.numpy(), masses + mass.numpy()
+        if self._divisors is None:
+            self._divisors = self._checked_divisors(masses)
+        self.values += 1
+        return float(np.sum(self._factors() * numerators))
+
+    def value_and_gradient(
+        self, weights: np.ndarray | tf.Tensor | None = None
+    ) -> tuple[float, np.ndarray | tf.Tensor]:
+        """Returns `f(w)` and its gradient, `(n,)` float64.
+
+        Args:
+            weights: `(n,)`. The gradient is a tensor if this is one, else NumPy. Defaults to the
+                model's current weights.
+        """
+        vector = self._vector(weights)
+        factors = tf.constant(self._factors())
+        numerators, total = 0.0, None
+        for (part, gradient), _ in self._over_batches(self._gradient, vector, factors):
+            numerators = numerators + part.numpy()
+            total = tf.cast(gradient, tf.float64) if total is None else self._add(total, gradient)
+        self.gradients += 1
+        value = float(np.sum(self._factors() * numerators))
+        return value, total if isinstance(weights, tf.Tensor) else total.numpy()
+
+    def hessian_vector_product(
+        self, vector: np.ndarray | tf.Tensor, weights: np.ndarray | tf.Tensor | None = None
+    ) -> np.ndarray | tf.Tensor:
+        """Returns the Hessian of `f` at `w` times a vector, `(n,)` float64.
+
+        Exact also through LayerNormalization, GroupNormalization and BatchNormalization in batch
+        mode, where TensorFlow's own second derivatives are not.
+
+        Args:
+            vector: `(n,)`. The result is a tensor if this is one, else NumPy.
+            weights: `(n,)`. Defaults to the model's current weights.
+
+        Raises:
+            NotImplementedError: If an operation of the model has no second derivative.
+        """
+        at, along = self._vector(weights), self._vector(vector)
+        factors, total = tf.constant(self._factors()), None
+        try:
+            for product, _ in self._over_batches(self._product, at, along, factors):
+                total = tf.cast(product, tf.float64) if total is None else self._add(total, product)
+        except LookupError as error:
+            raise NotImplementedError(
+                f"An operation of {self._model.name!r} has no second derivative in TensorFlow "
+                f"({error}). On a GPU these are the fused recurrent kernels: build LSTM and GRU "
+                "with `use_cudnn=False`."
+            ) from error
+        self.products += 1
+        return total if isinstance(vector, tf.Tensor) else total.numpy()
+
+    def predict(self, weights: np.ndarray | tf.Tensor | None = None) -> Any:
+        """Returns the model's outputs at `w` in this BatchNormalization mode.
+
+        Args:
+            weights: `(n,)`. Defaults to the model's current weights.
+
+        Returns:
+            NumPy arrays `(N, ...)`, structured as the model's outputs.
+        """
+        vector = self._vector(weights)
+        parts = [outputs for outputs, _ in self._over_batches(self._outputs, vector)]
+        return keras.tree.map_structure(
+            lambda *leaves: np.concatenate([each.numpy() for each in leaves]), *parts
+        )
+
+    # -- one batch, traced ---------------------------------
+
+    def _forward(self, vector: tf.Tensor, batch: Batch) -> tuple[Any, list[Term]]:
+        x, y, *sample_weight = batch
+        scope = keras.StatelessScope(self._flat.pairs(vector), collect_losses=True)
+        with scope, batch_statistics(self._model, scope, self._batch_norm == "batch"):
+            outputs = self._model(x, training=False)
+            return outputs, self._terms(y, outputs, *sample_weight)
+
+    def _value_of_batch(self, vector: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, ...]:
+        _, terms = self._forward(vector, batch)
+        self._known_terms = [
+            term._replace(numerator=None, mass=None, labels_in_range=None) for term in terms
+        ]
+        return (
+            tf.stack([term.numerator for term in terms]),
+            tf.stack([term.mass for term in terms]),
+            tf.reduce_all([term.labels_in_range for term in terms]),
+        )
+
+    def _gradient_of_batch(
+        self, vector: tf.Tensor, factors: tf.Tensor, batch: Batch
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(vector)
+            _, terms = self._forward(vector, batch)
+            numerators = tf.stack([term.numerator for term in terms])
+            share = tf.reduce_sum(factors * numerators)
+        return numerators, _or_zeros(tape.gradient(share, vector), vector)
+
+    def _product_of_batch(
+        self, vector: tf.Tensor, along: tf.Tensor, factors: tf.Tensor, batch: Batch
+    ) -> tf.Tensor:
+        with exact_moments(), tf.GradientTape(watch_accessed_variables=False) as outer:
+            outer.watch(vector)
+            _, gradient = self._gradient_of_batch(vector, factors, batch)
+        return _or_zeros(outer.gradient(gradient, vector, output_gradients=along), vector)
+
+    def _outputs_of_batch(self, vector: tf.Tensor, batch: Batch) -> Any:
+        return self._forward(vector, batch)[0]
+
+    # -- all batches ---------------------------------------
+
+    def _over_batches(self, function: Any, *arguments: tf.Tensor) -> Iterator[tuple[Any, Batch]]:
+        """Yields `(function(*arguments, batch), batch)` in the batches' order."""
+        replicas = self._strategy.num_replicas_in_sync
+        if replicas == 1:
+            for batch in self._batches:
+                yield function(*arguments, batch), batch
+            return
+        waiting: list[Batch] = []
+        for index, batch in enumerate(self._batches):
+            waiting.append(batch)
+            if len(waiting) < replicas and index < len(self._batches) - 1:
+                continue
+            # A replica without a batch of its own repeats the last one, and its result is left out.
+            slots = waiting + [waiting[-1]] * (replicas - len(waiting))
+            distributed = self._strategy.experimental_distribute_values_from_function(
+                lambda context: slots[context.replica_id_in_sync_group]  # noqa: B023
+            )
+            results = self._strategy.run(function, args=(*arguments, distributed))
+            local = keras.tree.map_structure(self._strategy.experimental_local_results, results)
+            for slot, own in enumerate(waiting):
+                yield keras.tree.map_structure_up_to(results, lambda each: each[slot], local), own  # noqa: B023
+            waiting = []
+
+    def _vector(self, weights: np.ndarray | tf.Tensor | None) -> tf.Tensor:
+        weights = self.weights if weights is None else weights
+        if tuple(weights.shape) != (self.size,):
+            raise ValueError(
+                f"A vector over the weights must have shape ({self.size},). Received: "
+                f"{tuple(weights.shape)}"
+            )
+        return tf.cast(weights, self._flat.dtype)
+
+    def _factors(self) -> np.ndarray:
+        """`(terms,)`: what each term's numerator is multiplied by in `f`."""
+        if self._divisors is None:
+            self.value()
+        return np.array([term.weight for term in self._known_terms]) / self._divisors
+
+    def _checked_divisors(self, masses: np.ndarray) -> np.ndarray:
+        sums = np.array([term.reduction == "sum" for term in self._known_terms])
+        divisors = np.where(sums, 1.0, masses)
+        if not np.all(divisors > 0):
+            raise ValueError(
+                "`data` must give every loss something to average over: the sample weights or the "
+                f"mask add up to {divisors.min()} for "
+                f"{self._known_terms[int(divisors.argmin())].name!r}."
+            )
+        return divisors
+
+    def _raise_labels(self, batch: Batch) -> None:
+        labels = [np.asarray(leaf) for leaf in keras.tree.flatten(batch[1])]
+        ranges = ", ".join(f"{leaf.min()} to {leaf.max()}" for leaf in labels)
+        outputs = keras.tree.map_structure(
+            lambda leaf: leaf.shape[-1], self._outputs(self._vector(None), batch)
+        )
+        raise ValueError(
+            "Labels must be integers from 0 to the number of classes - 1. "
+            f"Received: labels from {ranges}; classes: {outputs}"
+        )
+
+
+def _traced(function: Any) -> Any:
+    # Behind a partial TensorFlow counts tracings for each objective, not for all of them together,
+    # and doesn't warn of retracing when several models are measured.
+    return tf.function(functools.partial(function), autograph=False, reduce_retracing=True)
+
+
+def _or_zeros(gradient: tf.Tensor | None, like: tf.Tensor) -> tf.Tensor:
+    # No path from the weights to the loss: the derivative is zero, not missing.
+    return tf.zeros_like(like) if gradient is None else gradient

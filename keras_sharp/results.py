@@ -1,0 +1,89 @@
+"""What the measures return: frozen records of a number and of what it is a number of."""
+
+import dataclasses
+import json
+from typing import Any, Self
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Base of all results: plain values and NumPy only, and JSON both ways."""
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Returns the result as a JSON object."""
+        return json.dumps(dataclasses.asdict(self), indent=indent, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Returns the result that `to_json` wrote.
+
+        Raises:
+            ValueError: If the text is no such result.
+        """
+        values = json.loads(text)
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or set(values) != names:
+            found = sorted(values) if isinstance(values, dict) else type(values).__name__
+            raise ValueError(f"`text` must be the JSON of a {cls.__name__}. Received: {found}")
+        return cls(**values)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class SharpnessResult(Result):
+    """Metric 2.1 of Keskar et al. at one model, and the function and search it came from.
+
+    Attributes:
+        value: `100 (max f - f(x)) / (1 + f(x))`, the sharpness. `float(result)` is this number.
+        loss: `f(x)` at the model's weights.
+        max_loss: The largest `f` at any point of the box that the solver evaluated.
+        corner: Sharpness if the maximum were at the corner that the gradient's signs point to: one
+            more forward pass, and a lower bound.
+        status: One sentence or two: whether the search finished, and what to make of the value.
+        solver_message: The solver's own last words.
+        iterations: Solver iterations.
+        evaluations: Passes over the data that computed a gradient, the start's included.
+        at_bounds: Share of coordinates at their bounds at the maximum found, 0 to 1.
+        seconds: Wall-clock time of the search, tracing included.
+        epsilon: Radius of the box.
+        subspace_dim: Dimension `p` of the random subspace, or None for the full space.
+        solver: `"l-bfgs-b"` or `"sign-ascent"`.
+        max_iterations: Iterations allowed.
+        seed: Seed of the subspace and of the step that leaves a stationary point.
+        objective: `Objective.settings`: the loss, data, batch size, BatchNormalization mode,
+            replicas.
+        versions: Versions of Keras, TensorFlow, SciPy and keras-sharp.
+    """
+
+    value: float
+    loss: float
+    max_loss: float
+    corner: float
+    status: str
+    solver_message: str
+    iterations: int
+    evaluations: int
+    at_bounds: float
+    seconds: float
+    epsilon: float
+    subspace_dim: int | None
+    solver: str
+    max_iterations: int
+    seed: int
+    objective: dict[str, Any]
+    versions: dict[str, str]
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __repr__(self) -> str:
+        space = (
+            "full space" if self.subspace_dim is None else f"random subspace of {self.subspace_dim}"
+        )
+        function = self.objective
+        return (
+            f"SharpnessResult({self.value:.4g}: loss {self.loss:.4g} -> {self.max_loss:.4g} within "
+            f"epsilon {self.epsilon:g}, {space} of {function['weights']:,} weights; "
+            f"{function['examples']:,} examples in batches of {function['batch_size']}, "
+            f"batch_norm={function['batch_norm']!r}; {self.solver}, {self.iterations} iterations, "
+            f"{self.evaluations} gradient passes, {self.seconds:.1f} s. {self.status})"
+        )

@@ -1,0 +1,69 @@
+"""The trainable weights of a model as one flat vector, and back.
+
+Entry order is that of `model.trainable_variables`, each variable flattened in row-major order.
+Reading never changes the model; the way back makes tensors for a `keras.StatelessScope`, not
+assignments.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+class FlatWeights:
+    """Maps between a flat vector and a model's trainable weights.
+
+    Args:
+        model: A built Keras model.
+
+    Attributes:
+        size: Number of trainable weights `n`.
+        dtype: Floating type of the flat tensor: the widest among the variables.
+
+    Raises:
+        ValueError: If the model is not built or has no trainable weights.
+    """
+
+    def __init__(self, model: keras.Model):
+        if not model.built:
+            raise ValueError(
+                "`model` must be built: its weights do not exist yet. Call it once on a batch, or "
+                f"`model.build(input_shape)`. Received: model={model.name!r}"
+            )
+        self._variables = list(model.trainable_variables)
+        if not self._variables:
+            raise ValueError(
+                "`model` must have trainable weights: there is nothing to move. Set "
+                f"`trainable=True` on the layers to measure. Received: model={model.name!r}"
+            )
+        self._shapes = [tuple(variable.shape) for variable in self._variables]
+        self._sizes = [int(np.prod(shape)) for shape in self._shapes]
+        self.size = sum(self._sizes)
+        wide = any(variable.dtype == "float64" for variable in self._variables)
+        self.dtype = tf.float64 if wide else tf.float32
+
+    def read(self) -> np.ndarray:
+        """Returns the model's current weights, `(n,)` float64."""
+        return np.concatenate(
+            [np.asarray(variable.numpy(), np.float64).ravel() for variable in self._variables]
+        )
+
+    def pairs(self, vector: tf.Tensor) -> list[tuple[keras.Variable, tf.Tensor]]:
+        """Cuts a flat tensor into `(variable, value)` pairs for a `keras.StatelessScope`.
+
+        Args:
+            vector: `(n,)` tensor of type `dtype`. Differentiable.
+        """
+        pieces = tf.split(vector, self._sizes)
+        return [
+            (variable, tf.cast(tf.reshape(piece, shape), variable.dtype))
+            for variable, piece, shape in zip(self._variables, pieces, self._shapes, strict=True)
+        ]
+
+    def segments(self) -> dict[str, slice]:
+        """Returns where each variable lies in the flat vector, by the variable's path."""
+        ends = np.cumsum(self._sizes)
+        return {
+            variable.path: slice(int(end) - size, int(end))
+            for variable, size, end in zip(self._variables, self._sizes, ends, strict=True)
+        }

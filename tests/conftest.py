@@ -1,0 +1,41 @@
+"""What every test shares: four CPU devices, a quiet TensorFlow, real data where there are any."""
+
+import os
+from collections.abc import Iterator
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import matplotlib
+import pytest
+import tensorflow as tf
+
+matplotlib.use("Agg")
+
+# Must happen before TensorFlow creates its devices: replicas are tested on one machine.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+)
+
+
+@pytest.fixture(scope="session")
+def tfds_dir() -> str:
+    """Folder of data prepared by TFDS; tests that need real images are skipped without one."""
+    folder = os.environ.get("TFDS_DATA_DIR")
+    if not folder:
+        pytest.skip("TFDS_DATA_DIR is unset: no folder of prepared MNIST and CIFAR-10")
+    return folder
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Layers and losses made meanwhile compute in float64, for finite differences."""
+    _set_precision("float64")
+    yield
+    _set_precision("float32")
+
+
+def _set_precision(dtype: str) -> None:
+    keras.config.set_floatx(dtype)
+    # Keras keeps the policy it derived from `floatx` at its first use.
+    keras.config.set_dtype_policy(dtype)

@@ -1,0 +1,109 @@
+"""The loss of a whole, put together from uneven parts, is the loss Keras computes of the whole."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_sharp.losses import LossTerms
+
+RANDOM = np.random.default_rng(0)
+REDUCTIONS = ("sum_over_batch_size", "sum", "mean_with_sample_weight")
+
+
+def combined(terms, model, x, y, weights, cuts):
+    """Adds up parts the way every user of LossTerms must."""
+    parts = []
+    for start, stop in zip([0, *cuts], [*cuts, len(x)], strict=True):
+        current = [(variable, variable.value) for variable in model.trainable_variables]
+        with keras.StatelessScope(current, collect_losses=True):
+            sliced = None if weights is None else weights[start:stop]
+            parts.append(terms(y[start:stop], model(x[start:stop]), sliced))
+    total = 0.0
+    for same in zip(*parts, strict=True):
+        divisor = 1.0 if same[0].reduction == "sum" else sum(float(part.mass) for part in same)
+        total += same[0].weight * sum(float(part.numerator) for part in same) / divisor
+    return total
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_dense_classifier(reduction, weighted):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+    model.compile("sgd", loss)
+    x, y = RANDOM.normal(size=(11, 4)).astype("f4"), RANDOM.integers(0, 3, 11)
+    weights = RANDOM.uniform(size=11).astype("f4") if weighted else None
+    whole = float(loss(y, model(x), weights))
+    assert combined(LossTerms(model), model, x, y, weights, [4, 9]) == pytest.approx(
+        whole, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("ignored", [None, 2])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_masked_sequences(reduction, weighted, ignored):
+    tokens = keras.Input((5,))
+    hidden = keras.layers.Embedding(9, 4, mask_zero=True)(tokens)
+    model = keras.Model(
+        tokens, keras.layers.Dense(3)(keras.layers.GRU(6, return_sequences=True)(hidden))
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, reduction=reduction, ignore_class=ignored
+    )
+    model.compile("sgd", loss)
+    x, y = RANDOM.integers(0, 9, (8, 5)), RANDOM.integers(0, 3, (8, 5))
+    x[:, 3:] = 0
+    weights = RANDOM.uniform(size=(8, 5)).astype("f4") if weighted else None
+    whole = float(loss(y, model(x), weights))
+    assert combined(LossTerms(model), model, x, y, weights, [3]) == pytest.approx(whole, rel=1e-5)
+
+
+def test_penalties_are_counted_once():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(1, use_bias=False, kernel_regularizer=keras.regularizers.L2(0.1)),
+        ]
+    )
+    model.compile("sgd", "mse")
+    x, y = RANDOM.normal(size=(9, 4)).astype("f4"), RANDOM.normal(size=(9, 1)).astype("f4")
+    kernel = model.get_weights()[0]
+    mse = float(np.mean((x @ kernel - y) ** 2))
+    with_penalty = mse + 0.1 * float(np.sum(kernel**2))
+    assert combined(LossTerms(model), model, x, y, None, [2]) == pytest.approx(
+        with_penalty, rel=1e-5
+    )
+    without = combined(LossTerms(model, penalties=False), model, x, y, None, [2])
+    assert without == pytest.approx(mse, rel=1e-5)
+
+
+def test_labels_out_of_range_are_reported():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    terms = LossTerms(model, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x = tf.zeros((2, 4))
+    with keras.StatelessScope(collect_losses=True):
+        good, bad = terms(np.array([0, 2]), model(x))[0], terms(np.array([0, 3]), model(x))[0]
+    assert bool(good.labels_in_range) and not bool(bad.labels_in_range)
+
+
+def test_no_loss_is_an_error():
+    with pytest.raises(ValueError, match="compiled with one"):
+        LossTerms(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]))
+
+
+def test_own_compute_loss_is_an_error():
+    class Own(keras.Model):
+        def compute_loss(self, *args, **kwargs):
+            return 0.0
+
+    with pytest.raises(ValueError, match="overrides `compute_loss`"):
+        LossTerms(Own())
+
+
+def test_an_unreduced_loss_is_an_error():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    terms = LossTerms(model, keras.losses.MeanSquaredError(reduction="none"))
+    with pytest.raises(ValueError, match="reduction=None|reduction='none'"):
+        terms(tf.zeros((2, 1)), model(tf.zeros((2, 4))))

@@ -1,0 +1,1 @@
+"""Which batch size? A search for the largest batch that costs no accuracy."""
