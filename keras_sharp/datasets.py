@@ -21,10 +21,11 @@ _SOURCES = {
 _CLASSES = {"digits": 10, "mnist": 10, "cifar10": 10, "cifar100": 100, "timit": 1973}
 _TIMIT_FEATURES = 360
 _TIMIT_FORM = (
-    f"TIMIT is licensed, so it must be prepared by hand: either one file timit.npz with the arrays x "
-    f"(N, {_TIMIT_FEATURES}) float32 and y (N,) int for training and x_test and y_test for testing, or a "
-    "folder timit of shards train*.npz and test*.npz with arrays x and y each. Pass the file or the "
-    "folder it lies in as `data_dir`, or set the environment variable TFDS_DATA_DIR to that folder."
+    "TIMIT is licensed, so it must be prepared by hand: either one file timit.npz with the arrays "
+    f"x (N, {_TIMIT_FEATURES}) float32 and y (N,) int for training and x_test and y_test for "
+    "testing, or a folder timit of shards train*.npz and test*.npz with arrays x and y each. Pass "
+    "the file or the folder it lies in as `data_dir`, or set the environment variable TFDS_DATA_DIR"
+    " to that folder."
 )
 
 
@@ -54,9 +55,7 @@ class Data:
         return self.x_train.shape[1:]
 
 
-def load(
-    name: str, *, data_dir: str | os.PathLike | None = None, download: bool = True
-) -> Data:
+def load(name: str, *, data_dir: str | os.PathLike | None = None, download: bool = True) -> Data:
     """Loads a data set, its inputs scaled to [0, 1] and not augmented.
 
     | name | train | test | one example | comes from |
@@ -69,8 +68,8 @@ def load(
     Args:
         name: One of the names above.
         data_dir: Folder in which TFDS keeps prepared data (one folder a data set). Defaults to the
-            environment variable `TFDS_DATA_DIR` as it is now, then to TFDS's own default. For "timit"
-            also the `.npz` file, or the folder of shards, itself.
+            environment variable `TFDS_DATA_DIR` as it is now, then to TFDS's own default. For
+            "timit" also the `.npz` file, or the folder of shards, itself.
         download: Whether data that are not there may be downloaded.
 
     Returns:
@@ -123,9 +122,9 @@ def _images(name, folder, download):
 
 def _prepare(builder, name, folder, download):
     remedy = (
-        f"Prepare it where there is a network: `python -c \"import tensorflow_datasets as tfds; "
-        f"tfds.builder('{name}', data_dir='FOLDER').download_and_prepare()\"`, bring FOLDER here, and "
-        "pass it as `data_dir` or set the environment variable TFDS_DATA_DIR to it."
+        'Prepare it where there is a network: `python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', data_dir='FOLDER').download_and_prepare()\"`, bring FOLDER here, "
+        "and pass it as `data_dir` or set the environment variable TFDS_DATA_DIR to it."
     )
     if not download:
         raise FileNotFoundError(
@@ -134,9 +133,10 @@ def _prepare(builder, name, folder, download):
     try:
         _reach(_SOURCES[name])
         builder.download_and_prepare()
-    except OSError as error:  # requests' exceptions and urllib's are OSErrors, and so is a full disk
+    except OSError as error:  # what urllib and requests raise, and a full disk
         raise FileNotFoundError(
-            f"There is no prepared {name} in {folder}, and it could not be downloaded ({error}). {remedy}"
+            f"There is no prepared {name} in {folder}, and it could not be downloaded ({error}). "
+            f"{remedy}"
         ) from error
 
 
@@ -160,7 +160,8 @@ def _timit(path):
     missing = [f"{kind}*.npz" for kind, files in shards.items() if not files]
     if missing:
         raise FileNotFoundError(
-            f"There is no timit.npz in {path} and no {' and no '.join(missing)} in {folder}. {_TIMIT_FORM}"
+            f"There is no timit.npz in {path} and no {' and no '.join(missing)} in {folder}. "
+            f"{_TIMIT_FORM}"
         )
     arrays = []
     for files in shards.values():
@@ -182,7 +183,8 @@ def _examples(file, x_name, y_name):
             x, y = arrays[x_name], arrays[y_name]
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{file} could not be read: arrays {x_name} and {y_name} are needed ({error}). {_TIMIT_FORM}"
+            f"{file} could not be read: arrays {x_name} and {y_name} are needed ({error}). "
+            f"{_TIMIT_FORM}"
         ) from error
     classes = _CLASSES["timit"]
     for right, rule, got in (

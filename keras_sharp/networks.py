@@ -5,8 +5,8 @@ Every function returns a built `keras.Model` with logits as its output (train it
 `keras.utils.set_random_seed` first to choose them.
 
 Note:
-    The authors' BatchNormalization (`mode=2` of Keras 1) used the statistics of the batch at test time
-    too. Keras 3 has no such layer mode: ask for it where a model is evaluated, with
+    The authors' BatchNormalization (`mode=2` of Keras 1) used the statistics of the batch at test
+    time too. Keras 3 has no such mode of the layer: ask for it where a model is measured, with
     `batch_norm="batch"`.
 
 References:
@@ -20,8 +20,8 @@ from typing import Literal, NamedTuple
 import keras
 from keras import layers
 
-# Default of Keras 1.0.8, current when the authors drew their figures (24 August 2016). Keras 1.2.2 and
-# every version since have 1e-3.
+# The default of Keras 1.0.8, of the time when the authors drew their figures (24 August 2016).
+# Keras 1.2.2, like Keras 3, has 1e-3.
 _EPSILON = 1e-5
 
 
@@ -37,7 +37,7 @@ def F1(
     1,462,794 trainable parameters with the default arguments.
 
     Args:
-        input_shape: Shape of one example, without the batch; flattened first if it has several axes.
+        input_shape: Shape of one example; it is flattened first if it has several axes.
         classes: Number of outputs.
         momentum: Of the moving statistics of BatchNormalization.
         synchronized: Whether BatchNormalization shares its statistics among replicas.
@@ -63,7 +63,7 @@ def F2(
     2,780,085 trainable parameters with the default arguments.
 
     Args:
-        input_shape: Shape of one example, without the batch; flattened first if it has several axes.
+        input_shape: Shape of one example; it is flattened first if it has several axes.
         classes: Number of outputs.
         momentum: Of the moving statistics of BatchNormalization.
         synchronized: Whether BatchNormalization shares its statistics among replicas.
@@ -87,15 +87,16 @@ def C1(
 ) -> keras.Model:
     """Shallow convolutional network for CIFAR-10, like AlexNet.
 
-    2 x (convolution 64 filters 5x5, BatchNorm, ReLU, max-pool 3x3), flatten, dense 384, BatchNorm, ReLU,
-    dropout 0.5, dense 192, BatchNorm, ReLU, dropout 0.5, dense. 1,757,834 trainable parameters with the
-    default arguments.
+    2 x (convolution 64 filters 5x5, BatchNorm, ReLU, max-pool 3x3), flatten, dense 384, BatchNorm,
+    ReLU, dropout 0.5, dense 192, BatchNorm, ReLU, dropout 0.5, dense. 1,757,834 trainable
+    parameters with the default arguments.
 
     Args:
         input_shape: `(height, width, channels)` of one image.
         classes: Number of outputs.
-        stride: Where an image shrinks. `"code"`: stride 1 in the convolution and 2 in the pooling, which
-            is what the authors ran. `"paper"`: stride 2 in the convolution, as the appendix says.
+        stride: Where an image shrinks. `"code"`: stride 1 in the convolution and 2 in the pooling,
+            which is what the authors ran. `"paper"`: stride 2 in the convolution, as the appendix
+            has it.
         momentum: Of the moving statistics of BatchNormalization.
         synchronized: Whether BatchNormalization shares its statistics among replicas.
 
@@ -103,8 +104,8 @@ def C1(
         A built model named "C1".
 
     Note:
-        The appendix gives no stride for its pooling. `"paper"` takes the size of the window, 3, as the
-        appendix must mean it where it pools by 2 in C2: 32 pixels become 16, 6, 3, 1.
+        The appendix gives no stride for its pooling. `"paper"` takes the size of the window, 3, as
+        the appendix must mean it in C2, where it pools by 2: 32 pixels become 16, 6, 3, 1.
 
     References:
         - [Keskar et al., 2017](https://arxiv.org/abs/1609.04836), appendix B.3
@@ -122,10 +123,11 @@ def C2(
 ) -> keras.Model:
     """Deep convolutional network for CIFAR-10, like VGG.
 
-    Convolutions 3x3, each followed by BatchNorm and ReLU, in stacks of 2 x 64, 2 x 128, 3 x 256, 3 x 512
-    and 3 x 512 filters; after every convolution but a stack's last a dropout (0.3 in the first stack, 0.4
-    in the others), after every stack a max-pool 2x2. Then flatten, dropout 0.5, dense 512, BatchNorm,
-    ReLU, dropout 0.5, dense. 14,991,946 trainable parameters with the default arguments.
+    Convolutions 3x3, each followed by BatchNorm and ReLU, in stacks of 2 x 64, 2 x 128, 3 x 256,
+    3 x 512 and 3 x 512 filters; after every convolution but a stack's last a dropout (0.3 in the
+    first stack, 0.4 in the others), after every stack a max-pool 2x2. Then flatten, dropout 0.5,
+    dense 512, BatchNorm, ReLU, dropout 0.5, dense. 14,991,946 trainable parameters with the default
+    arguments.
 
     Args:
         input_shape: `(height, width, channels)` of one image.

@@ -1,3 +1,5 @@
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -19,10 +21,8 @@ def convolution(size, channels, filters):
 
 
 VGG_WIDTHS = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
-VGG = sum(convolution(3, a, b) for a, b in zip(VGG_WIDTHS, VGG_WIDTHS[1:])) + dense(512, 512)
-ALEXNET = (
-    convolution(5, 3, 64) + convolution(5, 64, 64) + dense(64 * 8 * 8, 384) + dense(384, 192)
-)
+VGG = sum(convolution(3, *pair) for pair in itertools.pairwise(VGG_WIDTHS)) + dense(512, 512)
+ALEXNET = convolution(5, 3, 64) + convolution(5, 64, 64) + dense(64 * 8 * 8, 384) + dense(384, 192)
 PARAMETERS = {  # the published counts beside the sum of the layers
     "F1": (1_462_794, dense(784, 512) + 4 * dense(512, 512) + 513 * 10),
     "F2": (2_780_085, dense(360, 512) + 6 * dense(512, 512) + 513 * 1973),
@@ -117,7 +117,7 @@ def test_every_network_names_its_data():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r'`stride` must be .* Received: stride=\'both\''):
+    with pytest.raises(ValueError, match=r"`stride` must be .* Received: stride=\'both\'"):
         C1(stride="both")
     with pytest.raises(ValueError, match=r"\(height, width, channels\).*\(784,\)"):
         C1((784,))

@@ -1,4 +1,5 @@
 import importlib.util
+import os
 import pathlib
 import shutil
 import subprocess
@@ -70,6 +71,20 @@ def test_the_wheel_holds_every_module(tmp_path):
         check=True,
     )
     (wheel,) = tmp_path.glob("*.whl")
-    held = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+        held = {name for name in archive.namelist() if name.endswith(".py")}
     packages = PROJECT["tool"]["setuptools"]["packages"]
     assert held == set().union(*(modules_of(package) for package in packages))
+
+    # From another folder: in the project's root its own keras_sharp/ would come first.
+    find = "import importlib.util as u; print(u.find_spec('keras_sharp.tuner').origin)"
+    found = subprocess.run(
+        [sys.executable, "-c", find],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")},
+    ).stdout.strip()
+    assert pathlib.Path(found) == tmp_path / "installed/keras_sharp/tuner/__init__.py"

@@ -5,17 +5,15 @@ from typing import Any
 
 import keras
 import numpy as np
-import scipy.optimize
+import scipy
 import tensorflow as tf
 
+from keras_sharp.measures.ascent import SOLVERS, Ascent
 from keras_sharp.measures.subspace import FullSpace, GaussianSubspace
 from keras_sharp.objective import Objective
 from keras_sharp.progress import Progress
 from keras_sharp.results import SharpnessResult
 from keras_sharp.version import __version__
-
-# How far into the box the seeded step goes that leaves a stationary point.
-_STEP = 0.1
 
 
 def sharpness(
@@ -141,12 +139,11 @@ def epsilon_sharpness(
         space = GaussianSubspace(centre, subspace_dim, seed=seed, memory=subspace_memory)
     bound = epsilon * (np.abs(space.coordinates) + 1)
     with Progress("sharpness", max_iterations, verbose) as progress:
-        ascent = _Ascent(objective, space, bound, seed, progress)
-        search = _lbfgsb if solver == "l-bfgs-b" else _sign_ascent
-        iterations, message, sentence = search(ascent, max_iterations)
+        ascent = Ascent(objective, space, bound, seed, progress)
+        search = SOLVERS[solver](ascent, max_iterations)
     rise = 100 / (1 + ascent.loss)
     value, corner = rise * (ascent.best - ascent.loss), rise * (ascent.corner - ascent.loss)
-    status = [sentence]
+    status = [search.sentence]
     if ascent.left_stationary_point:
         status.insert(0, "The weights are a stationary point, left by a seeded step.")
     if corner > value:
@@ -159,8 +156,8 @@ def epsilon_sharpness(
         max_loss=ascent.best,
         corner=corner,
         status=" ".join(status),
-        solver_message=message,
-        iterations=iterations,
+        solver_message=search.message,
+        iterations=search.iterations,
         evaluations=ascent.evaluations,
         at_bounds=float(np.mean(np.abs(ascent.best_y) >= bound * (1 - 1e-9))),
         seconds=time.perf_counter() - started,
@@ -179,131 +176,6 @@ def epsilon_sharpness(
     )
 
 
-class _Ascent:
-    """`f` over the box, remembering the highest point, and where to start."""
-
-    def __init__(
-        self, objective: Objective, space: Any, bound: np.ndarray, seed: int, progress: Progress
-    ):
-        self._objective = objective
-        self._space = space
-        self._progress = progress
-        self.bound = bound
-        self.evaluations = 0
-        self.best, self.best_y = -np.inf, np.zeros_like(bound)
-        self.start = np.zeros_like(bound)
-        self.loss, self.gradient = self._at_weights()
-        self.start_value = self.loss
-        # Where all the gradient promises over the whole box is below the rounding of f, it tells
-        # nothing.
-        promised = float(np.abs(self.gradient) @ bound)
-        self.left_stationary_point = promised <= np.finfo(np.float32).eps * abs(self.loss)
-        if self.left_stationary_point:
-            self.start = _STEP * bound * np.random.default_rng(seed).uniform(-1, 1, bound.size)
-            self.start_value, self.gradient = self.evaluate(self.start)
-        self.corner = self._finite(
-            objective.value(space.lift(self.corner_of(self.start, self.gradient)))
-        )
-
-    def evaluate(self, y: Any) -> tuple[float, Any]:
-        """Returns `f` at `y` and its gradient over `y`, of the kind of `y`: NumPy or a tensor."""
-        value, gradient = self._objective.value_and_gradient(self._space.lift(y))
-        self.evaluations += 1
-        if self._finite(value) > self.best:
-            self.best, self.best_y = value, np.array(y)
-        self._progress.note(loss=self.best)
-        return value, self._space.pull(gradient)
-
-    def advance(self, iterations: int) -> None:
-        """Shows that so many iterations are done."""
-        self._progress.update(iterations)
-
-    def corner_of(self, y: Any, gradient: Any) -> Any:
-        """Returns the corner the signs point to; a coordinate without a slope stays where it is."""
-        return tf.where(gradient == 0, y, self.bound * tf.sign(gradient))
-
-    def _at_weights(self) -> tuple[float, np.ndarray]:
-        loss, gradient = self._objective.value_and_gradient(self._space.lift(self.start))
-        self.evaluations += 1
-        if not np.isfinite(loss) or not np.all(np.isfinite(gradient)):
-            raise ValueError(
-                "The loss and its gradient at the model's weights must be finite: there is no "
-                f"minimum to measure. Received: loss={loss}, largest gradient "
-                f"entry={np.max(np.abs(gradient))}"
-            )
-        if loss <= -1:
-            raise ValueError(
-                f"Sharpness divides by 1 + loss, which must be positive. Received: loss={loss}"
-            )
-        self.best = loss
-        return loss, self._space.pull(gradient)
-
-    def _finite(self, value: float) -> float:
-        if not np.isfinite(value):
-            raise FloatingPointError(
-                f"The loss is {value} at a point of the box: its maximum cannot be computed. Try a "
-                "smaller `epsilon`, or a model in float32 or float64."
-            )
-        return value
-
-
-def _lbfgsb(ascent: _Ascent, max_iterations: int) -> tuple[int, str, str]:
-    """SciPy's L-BFGS-B on `-f / max|gradient|`; returns iterations, its message, a sentence."""
-    scale = float(np.max(np.abs(ascent.gradient)))
-    if scale == 0:
-        return 0, "not started", "The loss has no slope in the box, as far as a gradient sees."
-    known = [(ascent.start_value, ascent.gradient)]
-    iterations = 0
-
-    def descend(y: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = known.pop() if known else ascent.evaluate(y)
-        return -value / scale, -gradient / scale
-
-    def count(_: np.ndarray) -> None:
-        nonlocal iterations
-        iterations += 1
-        ascent.advance(iterations)
-
-    outcome = scipy.optimize.minimize(
-        descend,
-        ascent.start,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=scipy.optimize.Bounds(-ascent.bound, ascent.bound),
-        callback=count,
-        options={"maxiter": max_iterations, "ftol": 0, "gtol": 0},
-    )
-    if outcome.status == 1:
-        sentence = f"The solver stopped at its limit of {max_iterations} iterations, as asked."
-    elif outcome.success:
-        sentence = f"The solver converged after {outcome.nit} iterations."
-    else:
-        sentence = (
-            f"The solver gave up after {outcome.nit} iterations: the value is the highest point it "
-            "saw, a lower bound."
-        )
-    return int(outcome.nit), str(outcome.message), sentence
-
-
-def _sign_ascent(ascent: _Ascent, max_iterations: int) -> tuple[int, str, str]:
-    """`y <- bound * sign(gradient)`; returns iterations, a message, a sentence."""
-    y, gradient = tf.constant(ascent.start), tf.convert_to_tensor(ascent.gradient)
-    for iteration in range(1, max_iterations + 1):
-        corner = ascent.corner_of(y, gradient)
-        if bool(tf.reduce_all(corner == y)):
-            message = f"fixed point after {iteration - 1} iterations"
-            return (
-                iteration - 1,
-                message,
-                f"The corner is a fixed point, reached in {iteration - 1} iterations.",
-            )
-        y = corner
-        _, gradient = ascent.evaluate(y)
-        ascent.advance(iteration)
-    sentence = f"Sign ascent stopped at its limit of {max_iterations} iterations, as asked."
-    return max_iterations, "iteration limit", sentence
-
-
 def _check_search(
     epsilon: float,
     max_iterations: int,
@@ -319,10 +191,8 @@ def _check_search(
             "`max_iterations` must be a positive integer. Received: "
             f"max_iterations={max_iterations}"
         )
-    if solver not in ("l-bfgs-b", "sign-ascent"):
-        raise ValueError(
-            f'`solver` must be "l-bfgs-b" or "sign-ascent". Received: solver={solver!r}'
-        )
+    if solver not in SOLVERS:
+        raise ValueError(f"`solver` must be one of {list(SOLVERS)}. Received: solver={solver!r}")
     if seed != int(seed) or seed < 0:
         raise ValueError(f"`seed` must be a non-negative integer. Received: seed={seed}")
     if subspace_dim is not None and (subspace_dim != int(subspace_dim) or subspace_dim < 1):

@@ -154,30 +154,28 @@ def test_the_rise_scales_with_the_loss(factor, subspace_dim):
 def test_what_the_solver_is_handed(monkeypatch, float64, subspace_dim):
     """The function falls where the loss rises, and its gradient is its own, sign included."""
     model, data = classifier(), digits(200)
-    handed = {}
+    objective = Objective(model, data)
+    checked = []
 
-    def capture(fun, start, **kwargs):
-        handed.update(fun=fun, start=start, bounds=kwargs["bounds"])
-        return original(fun, start, **kwargs)
+    def check(fun, start, *, bounds, **kwargs):
+        random = np.random.default_rng(0)
+        y, v = random.uniform(bounds.lb, bounds.ub), random.normal(size=len(start))
+        step = 1e-5
+        slope = (fun(y + step * v)[0] - fun(y - step * v)[0]) / (2 * step)
+        assert fun(y)[1] @ v == pytest.approx(slope, rel=1e-5)
+        if subspace_dim is None:
+            w = objective.weights
+            scale = np.max(np.abs(objective.value_and_gradient(w)[1]))
+            assert fun(y)[0] == pytest.approx(-objective.value(w + y) / scale, rel=1e-12)
+            np.testing.assert_allclose(bounds.ub, 1e-3 * (np.abs(w) + 1))
+            np.testing.assert_array_equal(bounds.lb, -bounds.ub)
+        checked.append(True)
+        return original(fun, start, bounds=bounds, **kwargs)
 
     original = scipy.optimize.minimize
-    monkeypatch.setattr(scipy.optimize, "minimize", capture)
-    objective = Objective(model, data)
+    monkeypatch.setattr(scipy.optimize, "minimize", check)
     epsilon_sharpness(objective, subspace_dim=subspace_dim, seed=1)
-    fun, bounds = handed["fun"], handed["bounds"]
-    random = np.random.default_rng(0)
-    y, v = random.uniform(bounds.lb, bounds.ub), random.normal(size=len(bounds.ub))
-    step = 1e-5
-    slope = (fun(y + step * v)[0] - fun(y - step * v)[0]) / (2 * step)
-    assert fun(y)[1] @ v == pytest.approx(slope, rel=1e-5)
-    if subspace_dim is None:
-        at_start = objective.value_and_gradient(objective.weights)
-        scale = np.max(np.abs(at_start[1]))
-        assert fun(y)[0] == pytest.approx(
-            -objective.value(objective.weights + y) / scale, rel=1e-12
-        )
-        np.testing.assert_allclose(bounds.ub, 1e-3 * (np.abs(objective.weights) + 1))
-        np.testing.assert_array_equal(bounds.lb, -bounds.ub)
+    assert checked
 
 
 def test_corner_is_the_loss_at_the_signed_gradient():

@@ -1,0 +1,90 @@
+"""What the loop and its checkpoint must know about callbacks."""
+
+from typing import Any
+
+import keras
+
+_BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
+
+# Keras has no slot for the state of a callback: these are the fields that `on_train_begin` resets.
+_FIELDS = {
+    keras.callbacks.EarlyStopping: (
+        *("wait", "stopped_epoch", "best", "best_epoch", "best_weights"),
+    ),
+    keras.callbacks.ReduceLROnPlateau: ("wait", "cooldown_counter", "best"),
+}
+
+
+def needs_every_batch(callback: keras.callbacks.Callback) -> bool:
+    """Whether a callback must be called for each step, not just from time to time.
+
+    A callback of one's own that overrides `on_train_batch_begin` or `on_train_batch_end` and does
+    not need that sets an attribute `every_batch = False`.
+    """
+    if isinstance(callback, keras.callbacks.ProgbarLogger | keras.callbacks.TerminateOnNaN):
+        return False
+    if isinstance(callback, keras.callbacks.TensorBoard):
+        by_batch = callback.update_freq != "epoch" or callback.write_steps_per_second
+        return by_batch or callback._should_trace  # what Keras makes of `profile_batch`
+    if isinstance(callback, keras.callbacks.ModelCheckpoint | keras.callbacks.BackupAndRestore):
+        return callback.save_freq != "epoch"
+    if not getattr(callback, "every_batch", True):
+        return False
+    own = [getattr(getattr(callback, hook), "__func__", None) for hook in _BATCH_HOOKS]
+    return own != [getattr(keras.callbacks.Callback, hook) for hook in _BATCH_HOOKS]
+
+
+def get_states(parts: list[Any]) -> list[list]:
+    """Returns `[class name, state]` of each callback (or gradient rule...) whose state is known."""
+    return [[type(part).__name__, _get_state(part)] for part in parts if _has_state(part)]
+
+
+def set_states(parts: list[Any], states: list[list]) -> None:
+    """Gives callbacks the states that `get_states` returned.
+
+    Raises:
+        ValueError: If they are others.
+    """
+    parts = [part for part in parts if _has_state(part)]
+    names, stored = [type(part).__name__ for part in parts], [name for name, _ in states]
+    if names != stored:
+        raise ValueError(
+            "`checkpoint` must be of a training with the same callbacks. It holds the states of "
+            f"{stored}. Received: {names}"
+        )
+    for part, (_, state) in zip(parts, states, strict=True):
+        if hasattr(part, "set_state"):
+            part.set_state(state)
+        else:
+            vars(part).update(state)
+
+
+def _has_state(part: Any) -> bool:
+    return hasattr(part, "get_state") or isinstance(part, tuple(_FIELDS))
+
+
+def _get_state(part: Any) -> Any:
+    if hasattr(part, "get_state"):
+        return part.get_state()
+    fields = next(fields for kind, fields in _FIELDS.items() if isinstance(part, kind))
+    return {field: getattr(part, field, None) for field in fields}
+
+
+class StepsPerCall:
+    """How many steps run in one call of the graph: about a second's worth.
+
+    The progress bar moves and Ctrl-C acts between calls. What is computed does not depend on it.
+
+    Attributes:
+        count: Steps of the next call.
+    """
+
+    def __init__(self, fixed: int | None):
+        self.count = fixed or 1
+        self._adapts = fixed is None
+
+    def took(self, steps: int, seconds: float) -> None:
+        """Takes how long the last call took."""
+        if self._adapts and steps == self.count:
+            wanted = int(self.count / max(seconds, 1e-6))
+            self.count = max(1, min(wanted, 8 * self.count))

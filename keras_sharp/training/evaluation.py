@@ -1,0 +1,80 @@
+"""The loss and the metrics of a model on a global batch, with nothing learned."""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_sharp.losses import LossTerms
+from keras_sharp.training.split import Batch, Part, Split
+
+
+class EvaluationStep:
+    """Evaluates a global batch. Called in a graph, in cross-replica context.
+
+    Args:
+        model: A built and compiled model.
+        strategy: Its strategy.
+        terms: Number of terms of its loss.
+        jit_compile: Whether XLA compiles the evaluation; on one replica only.
+
+    Attributes:
+        columns: Length of a row of figures: whether a label is no class, then the numerators and
+            the masses of the terms.
+        bad_labels: The column that is not 0 if a label is no class.
+    """
+
+    bad_labels = 0
+
+    def __init__(
+        self, model: keras.Model, strategy: tf.distribute.Strategy, terms: int, jit_compile: bool
+    ):
+        self.columns = 1 + 2 * terms
+        self._model = model
+        self._strategy = strategy
+        self._loss = LossTerms(model)
+        self._terms: list[tuple[str, str, float]] = []
+        self._on_whole: Callable = self._row
+        if jit_compile:
+            self._on_whole = tf.function(self._row, jit_compile=True, autograph=False)
+
+    def __call__(self, batch: Batch) -> tf.Tensor:
+        """Returns the row of figures of a batch, `(columns,)` float32."""
+        if self._strategy.num_replicas_in_sync == 1:
+            return self._strategy.run(self._on_whole, args=(batch.fetch(batch.handle),))
+
+        def row(part: Part, at: None) -> tf.Tensor:
+            return part.unless_empty(self._row(part.batch))
+
+        return Split(self._strategy, batch, 1).sum(row, None, self.columns)
+
+    def losses(self, rows: np.ndarray) -> tuple[float, dict[str, float]]:
+        """Returns the loss of the union of batches, and its terms by name.
+
+        Args:
+            rows: `(batches, columns)` float32.
+        """
+        _, *sums = rows.sum(axis=0, dtype=np.float64)
+        numerators, masses = np.split(np.asarray(sums), 2)
+        total, terms = 0.0, {}
+        for (name, reduction, weight), numerator, mass in zip(
+            self._terms, numerators, masses, strict=True
+        ):
+            divisor = 1.0 if reduction == "sum" else mass
+            terms[name] = float(numerator / divisor) if divisor else 0.0
+            total += weight * terms[name]
+        return total, terms
+
+    def _row(self, batch: tuple) -> tf.Tensor:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        # Without an entry in the scope a weight would be missing in its regularizer.
+        weights = [(v, v.value) for v in self._model.trainable_variables]
+        with keras.StatelessScope(weights, collect_losses=True):
+            y_pred = self._model(x, training=False)
+            terms = self._loss(y, y_pred, sample_weight)
+        self._model.compute_metrics(x, y, y_pred, sample_weight)
+        self._terms = [(term.name, term.reduction, term.weight) for term in terms]
+        good = tf.reduce_all([term.labels_in_range for term in terms])
+        sums = [term.numerator for term in terms] + [term.mass for term in terms]
+        return tf.stack([1.0 - tf.cast(good, tf.float32), *sums])

@@ -1,0 +1,170 @@
+"""The training pass over one piece of a batch, forward and backward, without touching the model."""
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_sharp.losses import LossTerms, Term
+
+# Distance between the seeds of two pieces of a batch: more than any layer draws in a step.
+SEED_STRIDE = 1_000_003
+
+
+class Contribution(NamedTuple):
+    """What one piece of a batch adds to the step.
+
+    Attributes:
+        values: `(1 + terms,)` float32: 1 if a label is no class, then the piece's part of each term
+            of the loss. The parts of all pieces add up to the term of the batch.
+        gradients: The piece's part of the gradient, a dense tensor for each trainable weight.
+        states: New values of `Forward.states`.
+    """
+
+    values: tf.Tensor
+    gradients: list[tf.Tensor]
+    states: list[tf.Tensor]
+
+
+class Forward:
+    """The pass of a model and its loss over one piece of a global batch.
+
+    It runs in a `keras.StatelessScope`, so no weight and no state is assigned: each piece can draw
+    its own dropout masks, and the moving statistics of all pieces can be averaged and written once.
+
+    Args:
+        model: A built and compiled model.
+        loss: Its loss.
+
+    Attributes:
+        trainable: The trainable weights.
+        states: Variables that a pass updates, in the order of `Contribution.states`. Known, like
+            the attributes below, once a pass was traced.
+        unconnected: Indices of the trainable weights on which the loss does not depend.
+        terms: The terms of the loss of the pass traced last.
+        weighted: Whether the divisors of the terms depend on more than the number of examples.
+    """
+
+    def __init__(self, model: keras.Model, loss: LossTerms):
+        self.trainable = model.trainable_variables
+        self.states: list[keras.Variable] = []
+        self.unconnected: set[int] = set()
+        self.terms: list[Term] = []
+        self.weighted = False
+        self._model = model
+        self._loss = loss
+        compiled = {id(v) for m in model._get_own_metrics() for v in m.variables}
+        self._metrics = [v for v in model.metrics_variables if id(v) not in compiled]
+        self._seeds = [v for v in model.non_trainable_variables if v.name == "seed_generator_state"]
+
+    def __call__(
+        self,
+        batch: tuple,
+        at: list[tf.Tensor] | None = None,
+        *,
+        record: bool = True,
+        number: tf.Tensor | None = None,
+        share: tf.Tensor | None = None,
+        masses: tf.Tensor | None = None,
+    ) -> Contribution:
+        """Returns the piece's part of the step.
+
+        Args:
+            batch: `(x, y)` or `(x, y, sample_weight)`.
+            at: Where to evaluate, a tensor for each trainable weight. Defaults to the weights.
+            record: Whether the metrics count this pass.
+            number: Number of the piece. None if the batch is one piece, like `share` and `masses`.
+            share: Scalar float32, the piece's fraction of the examples of the batch.
+            masses: `(terms,)`, the divisors of the terms for the whole batch, if `weighted`.
+        """
+        targets = [v.value for v in self.trainable] if at is None else at
+        scale = loss_scale(self._model.optimizer)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(targets)
+            y_pred, states = self.predict(batch, at, number=number, record=record)
+            values = [_value(term, share, masses, i) for i, term in enumerate(self.terms)]
+            loss = tf.add_n([t.weight * value for t, value in zip(self.terms, values, strict=True)])
+            if scale is not None:
+                loss *= tf.cast(scale, loss.dtype)
+        gradients = tape.gradient(loss, targets)
+        for i, g in enumerate(gradients):
+            if g is None:
+                self.unconnected.add(i)
+                g = tf.zeros(targets[i].shape, targets[i].dtype)
+            g = tf.convert_to_tensor(g)  # an embedding's gradient is sparse
+            gradients[i] = g if scale is None else g / tf.cast(scale, g.dtype)
+        if record:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+            self._model.compute_metrics(x, y, y_pred, sample_weight)
+        return Contribution(tf.stack([self._bad_labels(), *values]), gradients, states)
+
+    def predict(
+        self, batch: tuple, at: Any = None, *, number: Any = None, record: bool = False
+    ) -> tuple[Any, list[tf.Tensor]]:
+        """Returns the predictions and the new states, and sets `terms` and `weighted`."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        # Without an entry in the scope a weight would be missing in its regularizer.
+        at = [v.value for v in self.trainable] if at is None else at
+        values, shifts = list(zip(self.trainable, at, strict=True)), {}
+        if number is not None:
+            shifts = {id(v): tf.cast(number * SEED_STRIDE, v.dtype) for v in self._seeds}
+            values += [(v, v.value + shifts[id(v)]) for v in self._seeds]
+        scope = keras.StatelessScope(values, collect_losses=True)
+        before = dict(scope.state_mapping)
+        with scope:
+            y_pred = self._model(x, training=True)
+            updated = {k for k, v in scope.state_mapping.items() if before.get(k) is not v}
+            self.terms = self._loss(y, y_pred, sample_weight)
+        masks = [getattr(p, "_keras_mask", None) for p in keras.tree.flatten(y_pred)]
+        by_weight = any(t.reduction == "mean_with_sample_weight" for t in self.terms)
+        self.weighted = any(m is not None for m in masks) or (
+            by_weight and sample_weight is not None
+        )
+        self._check_updates(updated)
+        self.states = [v for v in self._model.non_trainable_variables if id(v) in updated]
+        if record:
+            self._update_layer_metrics(scope, y_pred)
+        states = [scope.get_current_value(v) - shifts.get(id(v), 0) for v in self.states]
+        return y_pred, states
+
+    def masses(self) -> tf.Tensor:
+        """Returns the divisors of the terms of the pass traced last, `(terms,)`."""
+        return tf.stack([t.mass for t in self.terms])
+
+    def _bad_labels(self) -> tf.Tensor:
+        good = tf.reduce_all([t.labels_in_range for t in self.terms])
+        return 1.0 - tf.cast(good, tf.float32)
+
+    def _update_layer_metrics(self, scope: keras.StatelessScope, y_pred: Any) -> None:
+        empty = tf.equal(tf.shape(keras.tree.flatten(y_pred)[0])[0], 0)
+        for v in self._metrics:
+            if id(v) in scope.state_mapping:
+                v.assign(tf.where(empty, v.value, scope.get_current_value(v)))
+
+    def _check_updates(self, updated: set[int]) -> None:
+        known = {id(v) for v in [*self._model.non_trainable_variables, *self._metrics]}
+        if not updated <= known:
+            names = [v.path for v in self.trainable if id(v) in updated] or "of no layer"
+            raise ValueError(
+                "A forward pass may update non-trainable weights, seed generators and metrics that "
+                "are attributes of the model or its layers, and nothing else: other updates would "
+                f"be lost. Received: model {self._model.name!r}, which updates variables {names}. "
+                "Give random layers a `keras.random.SeedGenerator` of their own."
+            )
+
+
+def loss_scale(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Returns the factor by which an optimizer wants the loss scaled, or None."""
+    one = tf.ones(())
+    scale = optimizer.scale_loss(one)
+    return None if scale is one else scale
+
+
+def _value(term: Term, share: Any, masses: Any, index: int) -> tf.Tensor:
+    """Returns the piece's part of a term."""
+    if term.reduction == "sum":
+        return term.numerator
+    if masses is not None:
+        return tf.math.divide_no_nan(term.numerator, masses[index])
+    value = tf.math.divide_no_nan(term.numerator, term.mass)
+    return value if share is None else share * value

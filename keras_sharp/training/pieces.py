@@ -1,0 +1,140 @@
+"""The pass over a global batch as a sum of passes over its pieces."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from keras_sharp.training.forward import Contribution, Forward
+from keras_sharp.training.split import Batch, Split
+
+
+class Pieces:
+    """Splits a global batch evenly over replicas and micro-batches, and adds up the passes.
+
+    A piece without examples (where there are more pieces) adds nothing, whatever layers make of it.
+
+    Args:
+        strategy: The strategy of the model.
+        forward: The pass over one piece, traced before.
+        communication: How replicas agree on the gradient.
+        micro_batch: Largest number of examples a replica processes at once. None: no limit.
+        jit_compile: Whether XLA compiles the pass over a micro-batch.
+    """
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        forward: Forward,
+        communication: Callable,
+        micro_batch: int | None,
+        jit_compile: bool,
+    ):
+        self._strategy = strategy
+        self._replicas = strategy.num_replicas_in_sync
+        self._communication = communication
+        self._micro_batch = micro_batch
+        self._forward = forward
+        self._pass: Callable = forward
+        if jit_compile:
+            self._pass = tf.function(forward, jit_compile=True, autograph=False)
+        self._sums: list[tf.Variable] = []
+        if micro_batch is not None:
+            with strategy.scope():
+                self._sums = [_local_sum(v.value) for v in [*forward.trainable, *forward.states]]
+
+    def is_one(self, size: Any) -> bool:
+        """Whether a batch of `size` examples, an int or a tensor, is a single piece for sure."""
+        fits = self._micro_batch is None or (isinstance(size, int) and size <= self._micro_batch)
+        return self._replicas == 1 and fits
+
+    def whole(self, batch: tuple, at: list | None, record: bool) -> tuple[tf.Tensor, list, list]:
+        """Returns what `total` does, for a batch that is a single piece."""
+
+        def run(at):
+            piece = self._forward(batch, at, record=record)
+            return piece.values, self._communication(piece.gradients, tf.ones(())), piece.states
+
+        return self._strategy.run(run, args=(at,))
+
+    def total(
+        self, batch: Batch, at: list | None, record: bool
+    ) -> tuple[tf.Tensor, list[Any], list[Any]]:
+        """Returns the values of a batch, and on every replica its gradient and the new states.
+
+        Args:
+            batch: The batch.
+            at: Where to evaluate, a value on every replica for each trainable weight, or None.
+            record: Whether the metrics count this pass.
+        """
+        rounds = 1  # micro-batches of a replica
+        if self._micro_batch is not None:
+            rounds = -(-batch.size // (self._replicas * self._micro_batch))
+        split = Split(self._strategy, batch, rounds)
+        terms = len(self._forward.terms)
+
+        def masses_of(part, at):
+            self._forward.predict(part.batch, at, number=part.number)
+            return part.unless_empty(self._forward.masses())
+
+        masses = None
+        if self._forward.weighted:
+            # Nothing is differentiated here, and the graph leaves out what the divisors don't need.
+            masses = split.sum(masses_of, at, terms)
+
+        def pass_over(part, at):
+            known = {"number": part.number, "share": part.share, "masses": masses}
+            result = self._pass(part.batch, at, record=record, **known)
+            return Contribution(
+                part.unless_empty(result.values),
+                [part.unless_empty(g) for g in result.gradients],
+                [part.unless_empty(part.weigh(state)) for state in result.states],
+            )
+
+        def pass_and_exchange(part, at):
+            values, gradients, states = pass_over(part, at)
+            return values, *self._exchange(gradients, states, part.share)
+
+        if split.is_flat:
+            values, gradients, states = split.run(pass_and_exchange, at, 0)
+            return self._strategy.reduce("SUM", values, axis=None), gradients, states
+
+        def clear():
+            for total in self._sums:
+                total.assign(tf.zeros_like(total))
+
+        def add(part, at):
+            values, gradients, states = pass_over(part, at)
+            for total, value in zip(self._sums, [*gradients, *states], strict=True):
+                total.assign_add(value)
+            return values
+
+        def exchange_sums():
+            sums = [tf.identity(total) for total in self._sums]
+            count = len(self._forward.trainable)
+            return self._exchange(sums[:count], sums[count:], split.share_of_replica())
+
+        self._strategy.run(clear)
+        values = split.sum(add, at, 1 + terms)
+        return values, *self._strategy.run(exchange_sums)
+
+    def _exchange(
+        self, gradients: list[tf.Tensor], states: list[tf.Tensor], share: tf.Tensor
+    ) -> tuple[list, list]:
+        """Returns what this replica goes on with. Called on every replica."""
+        averaged = [state for state in states if state.dtype.is_floating]
+        if averaged:
+            averaged = tf.distribute.get_replica_context().all_reduce("SUM", averaged)
+        averaged = iter(averaged)
+        states = [next(averaged) if state.dtype.is_floating else state for state in states]
+        return self._communication(gradients, share), states
+
+
+def _local_sum(like: tf.Variable) -> tf.Variable:
+    """A variable of which every replica has its own."""
+    return tf.Variable(
+        tf.zeros(like.shape, like.dtype),
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.SUM,
+    )

@@ -1,0 +1,141 @@
+"""The record of a training that may be stopped, and gone on with."""
+
+import json
+import os
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_sharp.training import checkpoint
+from keras_sharp.training.callbacks import get_states, set_states
+
+
+class Record:
+    """What a training has reached, in its model, callbacks and History, and in a file.
+
+    Args:
+        path: The file. None: nothing is read or written.
+        model: A built and compiled model whose `history` is that of the training.
+        settings: What a training must have in common with the one it goes on with.
+        parts: Callbacks and whatever else may have a state.
+
+    Attributes:
+        epoch: Number of epochs finished.
+        batch_losses: `(steps,)` float32, of the last of them.
+
+    Raises:
+        ValueError: If the file is damaged or of another training.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike | None,
+        model: keras.Model,
+        settings: dict[str, Any],
+        parts: list[Any],
+    ):
+        self.epoch = 0
+        self.batch_losses = np.zeros(0, np.float32)
+        self._path = None if path is None else os.fspath(path)
+        self._model = model
+        self._variables = [*model.variables, *model.optimizer.variables]
+        # As they are read back: JSON makes lists of tuples.
+        self._settings = json.loads(json.dumps(settings, default=str))
+        self._parts = parts
+        self._values: list[np.ndarray] = []
+        self._state: dict[str, Any] = {}
+        if self._path is not None and os.path.exists(self._path):
+            shapes = [tuple(v.shape) for v in self._variables]
+            self._values, self._state = checkpoint.load(self._path, shapes)
+            self._check_settings(self._state["settings"])
+            self.epoch = self._state["epoch"]
+            self.batch_losses = self._state["batch_losses"]
+
+    def is_complete(self, epochs: int) -> bool:
+        """Whether nothing is left to do of a training of `epochs` epochs.
+
+        Raises:
+            ValueError: If it has gone further than that.
+        """
+        if self.epoch > epochs:
+            raise ValueError(
+                f"`epochs` must be at least the number finished in {self._path!r}, {self.epoch}. "
+                f"Received: epochs={epochs}"
+            )
+        ended = self._state.get("returned") is not None
+        return ended and (self._state["stopped"] or self.epoch == epochs)
+
+    def restore_variables(self, returned: bool = False) -> None:
+        """Sets the variables to what they were after the last epoch, or when `fit` returned."""
+        if not self._state:
+            return
+        # Only variables that callbacks changed at the very end are stored twice.
+        changed = dict(self._state["returned"]) if returned else {}
+        for i, variable in enumerate(self._variables):
+            variable.assign(changed.get(i, self._values[i]))
+
+    def restore_history(self) -> None:
+        """Sets the History to what it was after the last epoch."""
+        if self._state:
+            self._model.history.history = self._state["history"]
+            self._model.history.epoch = self._state["epochs"]
+
+    def restore_parts(self) -> None:
+        """Gives callbacks their states, after they were told that the training begins."""
+        if self._state:
+            set_states(self._parts, self._state["parts"])
+
+    def save(self, epoch: int, batch_losses: np.ndarray) -> None:
+        """Writes the file, after the callbacks were told that an epoch has ended.
+
+        Args:
+            epoch: Number of epochs finished.
+            batch_losses: Of the last of them.
+        """
+        self.epoch, self.batch_losses = epoch, batch_losses
+        if self._path is None:
+            return
+        self._values = [v.numpy() for v in self._variables]
+        self._state = {
+            "settings": self._settings,
+            "epoch": epoch,
+            "batch_losses": batch_losses,
+            "stopped": bool(self._model.stop_training),
+            "history": self._model.history.history,
+            "epochs": self._model.history.epoch,
+            "parts": get_states(self._parts),
+            "returned": None,
+        }
+        checkpoint.save(self._path, self._values, self._state)
+
+    def end(self) -> None:
+        """Notes in the file that `fit` returns, and the variables that callbacks changed for it."""
+        if self._path is None or not self._state:
+            return
+        values = [v.numpy() for v in self._variables]
+        self._state["returned"] = [
+            [i, new]
+            for i, (new, old) in enumerate(zip(values, self._values, strict=True))
+            if new.tobytes() != old.tobytes()
+        ]
+        checkpoint.save(self._path, self._values, self._state)
+
+    def _check_settings(self, stored: dict[str, Any]) -> None:
+        then, now = _flat(stored), _flat(self._settings)
+        for name in now | then:
+            if now.get(name) != then.get(name):
+                raise ValueError(
+                    "`checkpoint` must be of a training with the same settings. "
+                    f"{self._path!r} has {name}={then.get(name)}. Received: "
+                    f"{name}={now.get(name)}. Move the file away to train from the beginning."
+                )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the settings with dots in the names of the inner ones."""
+    flat = {}
+    for name, value in settings.items():
+        inner = isinstance(value, dict) and value
+        flat |= _flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return flat

@@ -1,0 +1,151 @@
+"""One optimizer step on a global batch."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_sharp.training.forward import Forward, loss_scale
+from keras_sharp.training.pieces import Pieces
+from keras_sharp.training.split import Batch
+
+# Columns of a row of figures; from TERMS on, the terms of the loss.
+LOSS, SIZE, LEARNING_RATE, BAD_LABELS, TERMS = range(5)
+
+
+class Step:
+    """One step, as a gradient rule sees it.
+
+    Gradients and weights are lists with one entry per trainable weight, in the order of
+    `model.trainable_variables`. Under a strategy an entry stands for a value on every replica:
+    compute with them in `map` alone.
+
+    Attributes:
+        weights: The trainable weights.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, forward: Forward, run: Callable):
+        self.weights = [v.value for v in forward.trainable]
+        self.first_pass: tuple[tf.Tensor, list] | None = None
+        self._strategy = strategy
+        self._forward = forward
+        self._run = run
+
+    def gradient(self, at: list | None = None) -> tuple[tf.Tensor, list]:
+        """Evaluates the loss of the global batch and its gradient.
+
+        All passes of a step draw the same dropout masks. The first one alone counts in the metrics
+        and in the moving statistics of BatchNormalization.
+
+        Args:
+            at: Where to evaluate, as returned by `map`. Defaults to the weights.
+
+        Returns:
+            The loss of the batch, a scalar, and the gradient after the replicas communicated.
+        """
+        values, gradient, states = self._run(at, self.first_pass is None)
+        if self.first_pass is None:
+            self.first_pass = values, states
+        terms = zip(self._forward.terms, tf.unstack(values)[1:], strict=True)
+        return tf.add_n([term.weight * value for term, value in terms]), gradient
+
+    def map(self, function: Callable, *lists: list) -> Any:
+        """Returns `function(*lists)`, computed on every replica with its own values."""
+        return self._strategy.run(function, args=lists)
+
+
+class TrainStep:
+    """Takes an optimizer step on a global batch. Called in a graph, in cross-replica context.
+
+    Args:
+        strategy: The strategy of the model.
+        optimizer: The model's, built.
+        forward: The pass over one piece, traced before.
+        pieces: The pass over a global batch.
+        gradient: The gradient rule.
+        jit_compile: Whether XLA compiles the step on a batch that is a single piece.
+
+    Attributes:
+        columns: Length of a row of figures.
+        bad_labels: The column that is not 0 if a label is no class.
+        names: Names of the terms of the loss, the last columns.
+    """
+
+    bad_labels = BAD_LABELS
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        optimizer: keras.optimizers.Optimizer,
+        forward: Forward,
+        pieces: Pieces,
+        gradient: Callable,
+        jit_compile: bool,
+    ):
+        self.names = [term.name for term in forward.terms]
+        self.columns = TERMS + len(self.names)
+        self._strategy = strategy
+        self._optimizer = optimizer
+        self._forward = forward
+        self._pieces = pieces
+        self._gradient = gradient
+        self._on_whole: Callable = self._take_whole
+        if jit_compile:
+            self._on_whole = tf.function(self._take_whole, jit_compile=True, autograph=False)
+
+    def __call__(self, batch: Batch) -> tf.Tensor:
+        """Returns the row of figures of the step, `(columns,)` float32."""
+        if self._pieces.is_one(batch.size):
+            return self._on_whole(batch.fetch(batch.handle))
+        return self._take(functools.partial(self._pieces.total, batch), batch.size)
+
+    def _take_whole(self, batch: tuple) -> tf.Tensor:
+        size = tf.shape(keras.tree.flatten(batch)[0])[0]
+        return self._take(functools.partial(self._pieces.whole, batch), size)
+
+    def _take(self, run: Callable, size: Any) -> tf.Tensor:
+        step = Step(self._strategy, self._forward, run)
+        learning_rate = self._optimizer.learning_rate
+        loss, gradient = self._gradient(step)
+        with _reduced_already(self._optimizer):
+            self._strategy.run(self._apply, args=(gradient,))
+        values, states = step.first_pass
+        for variable, state in zip(self._forward.states, states, strict=True):
+            # Every replica holds the same state; its own way to assign would average once more.
+            self._strategy.extended.update(variable.value, _assign, args=(state,))
+        figures = [loss, size, learning_rate]
+        return tf.concat([[tf.cast(figure, tf.float32) for figure in figures], values], 0)
+
+    def _apply(self, gradient: list[tf.Tensor]) -> None:
+        scale = loss_scale(self._optimizer)
+        if scale is not None:
+            gradient = [g * tf.cast(scale, g.dtype) for g in gradient]
+        unconnected = self._forward.unconnected
+        gradient = [None if i in unconnected else g for i, g in enumerate(gradient)]
+        self._optimizer.apply(gradient, self._forward.trainable)
+
+
+def _assign(variable: tf.Variable, value: tf.Tensor) -> None:
+    variable.assign(value)
+
+
+@contextlib.contextmanager
+def _reduced_already(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Keeps an optimizer from adding up gradients over replicas while it is traced.
+
+    Keras clips before it does that, each replica its own part. With gradients of the global batch,
+    handed to every replica, clipping and everything else in `apply` sees what one device would see.
+    """
+    chain = [optimizer]
+    while inner := getattr(chain[-1], "inner_optimizer", None):
+        chain.append(inner)
+    try:
+        for each in chain:
+            each.__dict__["_all_reduce_sum_gradients"] = list
+        yield
+    finally:
+        for each in chain:
+            each.__dict__.pop("_all_reduce_sum_gradients", None)

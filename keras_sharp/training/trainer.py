@@ -1,0 +1,402 @@
+"""The training loop."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_sharp.losses import LossTerms
+from keras_sharp.training.callbacks import StepsPerCall, needs_every_batch
+from keras_sharp.training.communication import AllReduce
+from keras_sharp.training.data import Batches, Examples
+from keras_sharp.training.evaluation import EvaluationStep
+from keras_sharp.training.forward import Forward
+from keras_sharp.training.gradient import Plain
+from keras_sharp.training.jit import jit_pays
+from keras_sharp.training.loop import Loop
+from keras_sharp.training.pieces import Pieces
+from keras_sharp.training.record import Record
+from keras_sharp.training.step import LEARNING_RATE, LOSS, SIZE, TERMS, TrainStep
+from keras_sharp.training.strategy import check_optimizer, choose_strategy
+
+History = keras.callbacks.History
+Data = Any  # a tuple of arrays, a tf.data.Dataset or a keras.utils.PyDataset
+
+
+class Trainer:
+    """Trains a Keras model on one device or many, with batches of any size.
+
+    A step takes the gradient of the mean loss over the *global* batch, whatever it is split into:
+    replicas, micro-batches or an uneven last batch. Clipping and everything else in the optimizer
+    sees that gradient, so any number of replicas takes the same step up to rounding (without
+    dropout, and with `BatchNormalization(synchronized=True)`). Moving statistics are averaged over
+    replicas and micro-batches, and written once a step; each of these draws its own dropout masks.
+
+    The model is compiled with optimizer, loss and metrics, so Keras callbacks find them there.
+
+    Args:
+        model: A Keras model. On several replicas it must be created inside `strategy.scope()`.
+        optimizer: A Keras optimizer or its name.
+        loss: Any form `compile(loss=...)` takes.
+        metrics: Any form `compile(metrics=...)` takes.
+        gradient: The gradient rule. Defaults to `Plain()`.
+        communication: How replicas agree on a gradient. Defaults to `AllReduce()`.
+        strategy: Defaults to the one whose scope is open, else to the model's own.
+        micro_batch: Largest number of examples a replica processes at once: the memory a step needs
+            does not grow with the batch beyond it. BatchNormalization then normalizes each
+            micro-batch by itself. Defaults to no limit.
+        jit_compile: Whether XLA compiles the step. `"auto"`: on one replica, where it pays.
+
+    Attributes:
+        batch_losses: `(steps,)` float32, the losses of the batches of the last epoch, each at the
+            weights before its step.
+
+    Raises:
+        ValueError: If model, optimizer and strategy don't fit.
+
+    Example:
+    ```python
+    trainer = keras_sharp.training.Trainer(model, "adam", "sparse_categorical_crossentropy")
+    history = trainer.fit((x, y), batch_size=8192, epochs=10, checkpoint="training.npz")
+    ```
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: Any,
+        loss: Any,
+        *,
+        metrics: Any = None,
+        gradient: Callable | None = None,
+        communication: Callable | None = None,
+        strategy: tf.distribute.Strategy | None = None,
+        micro_batch: int | None = None,
+        jit_compile: bool | str = "auto",
+    ):
+        if type(model).train_step is not keras.Model.train_step:
+            raise ValueError(
+                "`model` must not override `train_step`: this loop takes its own steps. Received: "
+                f"{type(model).__name__}"
+            )
+        self.strategy = choose_strategy(strategy, model)
+        if jit_compile not in (True, False, "auto"):
+            raise ValueError(
+                '`jit_compile` must be True, False or "auto". '
+                f"Received: jit_compile={jit_compile!r}"
+            )
+        if jit_compile is True and self.strategy.num_replicas_in_sync > 1:
+            raise ValueError(
+                "`jit_compile` must not be True on several replicas. Received: strategy with "
+                f"{self.strategy.num_replicas_in_sync} replicas"
+            )
+        self.model = model
+        self.batch_losses = np.zeros(0, np.float32)
+        self._gradient = gradient or Plain()
+        self._communication = communication or AllReduce()
+        self._micro_batch = _positive("micro_batch", micro_batch)
+        self._jit_compile = jit_compile
+        self._compile_arguments = {"optimizer": optimizer, "loss": loss, "metrics": metrics}
+        self._built_for: tuple | None = None
+        self._compile()
+        self._settings = {
+            "optimizer": _config(keras.optimizers.serialize, model.optimizer),
+            "loss": keras.tree.map_structure(
+                lambda each: _config(keras.losses.serialize, each), loss
+            ),
+            "gradient": type(self._gradient).__name__,
+            "communication": type(self._communication).__name__,
+            "micro_batch": micro_batch,
+        }
+
+    def fit(
+        self,
+        data: Data,
+        *,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        validation_data: Data | None = None,
+        callbacks: list[keras.callbacks.Callback] | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        checkpoint: str | os.PathLike | None = None,
+        verbose: int | str = "auto",
+        steps_per_call: int | None = None,
+    ) -> History:
+        """Trains, or goes on with a training that was stopped.
+
+        Steps run in the graph, about a second's worth in a call. A callback that overrides
+        `on_train_batch_begin` or `on_train_batch_end` makes it one step in a call, which is slower.
+
+        With `checkpoint`, the same call repeated after a stop, even a `kill -9`, goes on from the
+        last finished epoch, and on one device ends with the same bits as if it had not stopped.
+        Stored are the variables of model and optimizer (dropout seeds among them), the History, and
+        the state of EarlyStopping, ReduceLROnPlateau and of callbacks, gradient rules,
+        communications and schedules with methods `get_state()` and `set_state(state)`. Not stored
+        is the state of other callbacks (ModelCheckpoint's best value, SwapEMAWeights' swap...) and
+        of a pipeline: a `tf.data.Dataset` that shuffles starts again with its first epoch.
+
+        Args:
+            data: `(x, y)` or `(x, y, sample_weight)` of arrays, or structures of arrays for several
+                inputs or outputs; they are kept on every device. Or a `tf.data.Dataset` or
+                `keras.utils.PyDataset` of global batches.
+            batch_size: Examples in a global batch. None for a data set.
+            epochs: Number of epochs, those before a stop included.
+            validation_data: Evaluated after each epoch, in the same forms.
+            callbacks: Keras callbacks.
+            seed: Decides the order of the examples in every epoch.
+            shuffle: Whether that order is random.
+            checkpoint: File to write after each epoch, and to go on from if it exists.
+            verbose: As in `keras.Model.fit`: 0, 1, 2 or `"auto"`.
+            steps_per_call: Number of steps in a call of the graph. Changes no result.
+
+        Returns:
+            The History, of all epochs.
+
+        Raises:
+            ValueError: If data or settings are of no use, or the checkpoint is of another training.
+            FloatingPointError: If the loss is not finite; the checkpoint stays that of the epoch
+                before.
+        """
+        epochs = _positive("epochs", epochs)
+        source = self._source(data, batch_size)
+        validation = None
+        if validation_data is not None:
+            validation = self._source(validation_data, batch_size, evaluation=True)
+        self._build(source.example)
+        chain = keras.callbacks.CallbackList(
+            callbacks,
+            add_history=True,
+            add_progbar=verbose != 0,
+            model=self.model,
+            verbose=verbose,
+            epochs=epochs,
+            steps=source.steps,
+        )
+        settings = self._settings | source.describe() | {"seed": seed, "shuffle": shuffle}
+        settings["logs"] = sorted(self.model.get_metrics_result())
+        schedule = getattr(self.model.optimizer, "_learning_rate", None)
+        parts = [self._gradient, self._communication, schedule, *chain.callbacks]
+        record = Record(checkpoint, self.model, settings, parts)
+        complete = record.is_complete(epochs)
+        record.restore_variables(returned=complete)
+        self.batch_losses = record.batch_losses
+        if complete:
+            record.restore_history()
+            return self.model.history
+
+        self.model.stop_training, self.model._initial_epoch = False, 0
+        chain.on_train_begin()
+        record.restore_history()
+        record.restore_parts()
+        every_batch = any(needs_every_batch(callback) for callback in chain.callbacks)
+        calls = StepsPerCall(1 if every_batch else _positive("steps_per_call", steps_per_call))
+        logs = None
+        for epoch in range(record.epoch or self.model._initial_epoch or 0, epochs):
+            self.model.reset_metrics()
+            chain.on_epoch_begin(epoch)
+            source.begin(seed if shuffle else None, epoch)
+            self.batch_losses, logs = self._train(source, epoch, calls, chain)
+            if validation is not None:
+                results = self._evaluate(validation, chain)
+                logs |= {f"val_{name}": value for name, value in results.items()}
+            chain.on_epoch_end(epoch, logs)
+            record.save(epoch + 1, self.batch_losses)
+            if self.model.stop_training:
+                break
+        chain.on_train_end(logs)
+        record.end()
+        return self.model.history
+
+    def evaluate(
+        self, data: Data, *, batch_size: int | None = None, verbose: int | str = 0
+    ) -> dict[str, float]:
+        """Returns the loss and the metrics, exact whatever the batch size.
+
+        Args:
+            data: As in `fit`.
+            batch_size: Examples in a global batch. Defaults to 1000 for arrays.
+            verbose: As in `keras.Model.evaluate`.
+        """
+        source = self._source(data, batch_size, evaluation=True)
+        self._build(source.example)
+        chain = keras.callbacks.CallbackList(
+            add_progbar=verbose != 0,
+            model=self.model,
+            verbose=verbose,
+            epochs=1,
+            steps=source.steps,
+        )
+        return self._evaluate(source, chain)
+
+    def _train(
+        self,
+        source: Examples | Batches,
+        epoch: int,
+        calls: StepsPerCall,
+        chain: keras.callbacks.CallbackList,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Takes the steps of an epoch. Returns the losses of its batches, and its logs."""
+        step = self._training.step
+        losses, logs, examples, sums = [], {}, 0.0, np.zeros(step.columns)
+        for first, rows in self._calls(source, self._training, calls, chain.on_train_batch_begin):
+            _check_losses(rows, epoch, first)
+            losses.append(rows[:, LOSS])
+            sizes = rows[:, SIZE].astype(np.float64)
+            examples, sums = examples + sizes.sum(), sums + sizes @ rows
+            means = sums / examples
+            terms = dict(zip(step.names, means[TERMS:], strict=True))
+            logs = self._logs(means[LOSS], terms)
+            chain.on_train_batch_end(first + len(rows) - 1, logs)
+            if self.model.stop_training:
+                break
+        return np.concatenate(losses), logs
+
+    def _evaluate(
+        self, source: Examples | Batches, chain: keras.callbacks.CallbackList
+    ) -> dict[str, Any]:
+        self.model.reset_metrics()
+        chain.on_test_begin()
+        source.begin()
+        loop, calls, parts, logs = self._evaluation, StepsPerCall(None), [], {}
+        for first, rows in self._calls(source, loop, calls, chain.on_test_batch_begin):
+            parts.append(rows)
+            logs = self._logs(*loop.step.losses(np.concatenate(parts)))
+            chain.on_test_batch_end(first + len(rows) - 1, logs)
+        chain.on_test_end(logs)
+        return logs
+
+    def _calls(
+        self, source: Examples | Batches, loop: Loop, calls: StepsPerCall, begin: Callable
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields, for each call of the graph, the number of batches before it and its rows."""
+        done = 0
+        while source.steps is None or done < source.steps:
+            begin(done)
+            started = time.perf_counter()
+            count = calls.count
+            rows = source.run(loop, count)
+            calls.took(len(rows), time.perf_counter() - started)
+            if rows[:, loop.step.bad_labels].any():
+                raise ValueError(
+                    "Labels must be integers between 0 and the number of classes - 1. Received: "
+                    f"others, in one of the batches {done + 1} to {done + len(rows)}"
+                )
+            if len(rows):
+                yield done, rows
+            done += len(rows)
+            if source.steps is None and len(rows) < count:
+                break
+        if done == 0:
+            raise ValueError("`data` must not be empty. Received: an epoch without batches")
+
+    def _logs(self, loss: float, terms: dict[str, float]) -> dict[str, Any]:
+        logs = {"loss": float(loss)}
+        outputs = {name: value for name, value in terms.items() if name != "penalties"}
+        if len(outputs) > 1:
+            logs |= {f"{name}_loss": float(value) for name, value in outputs.items()}
+        # The model's own loss trackers are not updated; the figures above take their places.
+        results = {name: np.asarray(v) for name, v in self.model.get_metrics_result().items()}
+        results = {name: v.item() if v.ndim == 0 else v for name, v in results.items()}
+        return logs | {name: v for name, v in results.items() if name not in logs}
+
+    def _source(
+        self, data: Data, batch_size: int | None, evaluation: bool = False
+    ) -> Examples | Batches:
+        if isinstance(data, tf.data.Dataset | keras.utils.PyDataset):
+            if batch_size is not None and not evaluation:
+                raise ValueError(
+                    "`batch_size` must be left out for a data set, which makes its own batches. "
+                    f"Received: batch_size={batch_size}"
+                )
+            return Batches(data)
+        if evaluation:
+            # The size of the batches is nothing but a matter of memory here.
+            batch_size = batch_size or 1000
+            if self._micro_batch is not None:
+                capacity = self._micro_batch * self.strategy.num_replicas_in_sync
+                batch_size = min(batch_size, capacity)
+        return Examples(data, batch_size, self.strategy, at_most=evaluation)
+
+    def _compile(self) -> None:
+        with self.strategy.scope():
+            self.model.compile(**self._compile_arguments, jit_compile=False)
+        check_optimizer(self.model.optimizer, self.strategy)
+        self._compile_arguments["optimizer"] = self.model.optimizer
+        self._compiled = self.model._compile_config
+
+    def _build(self, example: tuple) -> None:
+        """Builds what the steps need, unless they were built for the model as it is now."""
+        model = self.model
+        if self._compiled is not model._compile_config:
+            self._compile()
+        with self.strategy.scope():
+            model._symbolic_build(data_batch=example)
+        if not model.trainable_variables:
+            raise ValueError(
+                f"`model` must have trainable weights. Received: {model.name!r} without"
+            )
+        built_for = self._compiled, [id(v) for v in model.trainable_variables]
+        if self._built_for == built_for:
+            return
+        forward = Forward(model, LossTerms(model))
+        graph = self._trace(forward, example)
+        jit = self._jit_compile
+        if jit == "auto":
+            jit = jit_pays(model, graph, self.strategy)
+        pieces = Pieces(self.strategy, forward, self._communication, self._micro_batch, jit)
+        step = TrainStep(self.strategy, model.optimizer, forward, pieces, self._gradient, jit)
+        self._training = Loop(step)
+        self._evaluation = Loop(EvaluationStep(model, self.strategy, len(forward.terms), jit))
+        self._built_for = built_for
+
+    def _trace(self, forward: Forward, example: tuple) -> tf.Graph:
+        """Traces a forward pass, which tells what it updates and what the loss is made of."""
+
+        def spec(part):
+            part = tf.convert_to_tensor(part)
+            return tf.TensorSpec([None, *part.shape[1:]], part.dtype)
+
+        def run(batch):
+            self.strategy.run(lambda batch: forward.predict(batch)[0], args=(batch,))
+
+        specs = keras.tree.map_structure(spec, example)
+        return tf.function(run, autograph=False).get_concrete_function(specs).graph
+
+
+def _check_losses(rows: np.ndarray, epoch: int, first: int) -> None:
+    bad = ~np.isfinite(rows[:, LOSS])
+    if bad.any():
+        index = int(np.argmax(bad))
+        raise FloatingPointError(
+            f"The loss is {rows[index, LOSS]} in epoch {epoch + 1}, step {first + index + 1}, at "
+            f"learning rate {rows[index, LEARNING_RATE]:g}. Lower the learning rate or clip the "
+            "gradient. The weights are of no use any more; a checkpoint holds those of the epoch "
+            "before."
+        )
+
+
+def _positive(name: str, value: Any) -> Any:
+    if value is None and name != "epochs":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    return int(value)
+
+
+def _config(serialize: Callable, thing: Any) -> Any:
+    """Returns what tells one optimizer or loss from another, fit for JSON."""
+    if isinstance(thing, keras.optimizers.Optimizer | keras.losses.Loss):
+        return _without_names(serialize(thing))
+    return getattr(thing, "__qualname__", thing)
+
+
+def _without_names(config: Any) -> Any:
+    # Keras numbers the names of what is created in a process.
+    if isinstance(config, dict):
+        return {key: _without_names(item) for key, item in config.items() if key != "name"}
+    return config

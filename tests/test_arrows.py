@@ -1,0 +1,65 @@
+"""Who may import whom, read off the import statements."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# A room is a module at the top of keras_sharp, or a package, with the rooms it may import from.
+ARROWS = {
+    "version": set(),
+    "progress": set(),
+    "results": set(),
+    "networks": set(),
+    "datasets": set(),
+    "weights": set(),
+    "batches": set(),
+    "losses": set(),
+    "normalization": set(),
+    "objective": {"batches", "losses", "normalization", "weights"},
+    "measures": {"objective", "progress", "results", "version"},
+    "training": {"losses"},
+    "tuner": {"training", "measures", "networks", "datasets"},
+    "__init__": {"measures", "objective", "results", "training", "version"},
+}
+
+
+def files():
+    for file in sorted((ROOT / "keras_sharp").rglob("*.py")):
+        parts = file.relative_to(ROOT / "keras_sharp").with_suffix("").parts
+        yield parts[0], file
+    for file in sorted((ROOT / "tuner").rglob("*.py")):
+        yield "tuner", file
+
+
+def imported(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    ("room", "file"), list(files()), ids=lambda value: str(getattr(value, "name", value))
+)
+def test_imports_follow_the_arrows(room, file):
+    names = list(imported(file))
+    # Without the package in front it would be a second copy of every class.
+    assert not any(name.split(".")[0] == "tuner" for name in names)
+    rooms = {name.split(".")[1] for name in names if name.startswith("keras_sharp.")}
+    assert rooms - {room} <= ARROWS[room]
+
+
+def test_tensorflow_s_keras_is_not_used():
+    for folder in ("keras_sharp", "tuner", "scripts"):
+        for file in (ROOT / folder).rglob("*.py"):
+            assert "tf.keras" not in file.read_text(), file
+
+
+def test_every_room_exists():
+    rooms = {room for room, _ in files()}
+    assert rooms == set(ARROWS)
