@@ -1,0 +1,130 @@
+"""A folder in which an experiment keeps its pieces of work, each written whole or not at all."""
+
+import datetime
+import json
+import os
+import pathlib
+import platform
+from typing import Any
+
+import keras
+import numpy as np
+import scipy
+import tensorflow as tf
+
+import keras_sharp
+
+
+class RunFolder:
+    """Where everything finished is kept, and what it was made with.
+
+    Args:
+        root: The folder; made if it is not there.
+        training: Settings that decide the trained weights. A folder holds one choice of them.
+        details: More to write down beside them the first time.
+
+    Attributes:
+        remarks: Sentences about what has changed since the folder was begun.
+
+    Raises:
+        SystemExit: If the folder holds results of other settings; the message names the difference.
+    """
+
+    def __init__(self, root: pathlib.Path, training: dict[str, Any], details: dict[str, Any]):
+        self.root = root
+        self.remarks: list[str] = []
+        file = root / "config.json"
+        now = {"versions": versions(), "hardware": hardware()}
+        if not file.exists():
+            root.mkdir(parents=True, exist_ok=True)
+            began = datetime.datetime.now().isoformat(timespec="seconds")
+            write(
+                file, json.dumps({"training": training, **details, **now, "began": began}, indent=2)
+            )
+            return
+        found = read(file)
+        before = found.get("training", {})
+        changes = [
+            f"{name} was {before.get(name)!r} and is now {value!r}"
+            for name, value in training.items()
+            if before.get(name) != value
+        ]
+        if changes:
+            raise SystemExit(
+                f"{root} holds results of other settings: {'; '.join(changes)}. "
+                "Choose another folder with --output, or the same settings again."
+            )
+        for name, value in now.items():
+            if found.get(name) != value:
+                self.remarks.append(f"{name} were {found.get(name)}, and are now {value}")
+
+    def path(self, network: str, trial: int, regime: str, kind: str) -> pathlib.Path:
+        """Returns the file of one piece of work."""
+        return self.root / network / f"trial-{trial}" / f"{regime}.{kind}"
+
+
+def read(file: pathlib.Path) -> dict[str, Any]:
+    """Returns the JSON object in a file; ends the program with a remedy if there is none."""
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise damaged(file, error) from error
+
+
+def read_sharpness(file: pathlib.Path) -> keras_sharp.SharpnessResult:
+    """Returns the result in a file; ends the program with a remedy if there is none."""
+    try:
+        return keras_sharp.SharpnessResult.from_json(file.read_text())
+    except ValueError as error:
+        raise damaged(file, error) from error
+
+
+def damaged(file: pathlib.Path, error: Exception) -> SystemExit:
+    """Returns the end of the program over a file that cannot be read."""
+    return SystemExit(
+        f"{file} cannot be read ({error}). Delete it, and its piece of work is done again."
+    )
+
+
+def write(file: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all, whenever the program is stopped."""
+    partial = file.with_name(f"partial.{file.name}")
+    with open(partial, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(partial, file)
+
+
+def write_weights(file: pathlib.Path, model: keras.Model) -> None:
+    """Writes all weights of a model, whole or not at all; the name must end in `.weights.h5`."""
+    partial = file.with_name(f"partial.{file.name}")
+    model.save_weights(partial)
+    os.replace(partial, file)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of everything that can move a number."""
+    return {
+        "keras_sharp": keras_sharp.__version__,
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """Returns the processor's name, the number of cores we may use, and the GPUs' names."""
+    cpu = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as lines:
+            names = [each.split(":", 1)[1].strip() for each in lines if "model name" in each]
+        cpu = names[0] if names else cpu
+    gpus = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": cpu, "cores": cores, "gpus": gpus}
