@@ -403,7 +403,7 @@ def values_of_trials(network: str, settings, folder: RunFolder) -> list[dict]:
 
 
 def footnotes(settings, folder: RunFolder, reasons: dict[str, str]) -> Iterator[str]:
-    large = settings.large_batch or "10 % of the training data"
+    large = settings.large_batch or "10 % of the training data, rounded up"
     limit = f" limited to {settings.limit} examples;" if settings.limit else ""
     yield (
         f"SB is batch {settings.small_batch}, LB is {large};{limit} {settings.epochs} epochs of "

@@ -8,6 +8,7 @@ import time
 import keras
 import rich.console
 import rich.progress
+import rich.text
 
 Kind = tuple[str, str]
 
@@ -55,6 +56,18 @@ class Plan:
         return f"{'more than' if unknown else 'about'} {left} left"
 
 
+class _SinceStart(rich.progress.ProgressColumn):
+    """Time since the start. Rich's own column stops when its bar is full for the first time."""
+
+    def __init__(self):
+        super().__init__()
+        self._began = time.perf_counter()
+
+    def render(self, task: rich.progress.Task) -> rich.text.Text:
+        passed = datetime.timedelta(seconds=round(time.perf_counter() - self._began))
+        return rich.text.Text(f"{passed} passed,")
+
+
 class Display:
     """A progress bar; where there is no terminal, a line now and then."""
 
@@ -64,7 +77,7 @@ class Display:
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(bar_width=20),
             rich.progress.TextColumn("{task.fields[detail]}"),
-            rich.progress.TimeElapsedColumn(),
+            _SinceStart(),
             rich.progress.TextColumn("{task.fields[left]}"),
             console=console,
             transient=True,

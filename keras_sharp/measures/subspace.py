@@ -1,5 +1,6 @@
 """Where the weights may move: every coordinate, or a random subspace."""
 
+import concurrent.futures
 from collections.abc import Iterator
 
 import numpy as np
@@ -53,7 +54,8 @@ class GaussianSubspace:
         self._seed = seed
         self._kept: list[np.ndarray] | None = None
         if 4 * dim * centre.size <= memory:
-            self._kept = list(self._draw())
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                self._kept = list(pool.map(self._draw, self._starts()))
         gram, projection = np.zeros((dim, dim)), np.zeros(dim)
         for rows, block in self._blocks():
             gram += block.T @ block
@@ -72,15 +74,16 @@ class GaussianSubspace:
             total += block.T @ gradient[rows].astype(np.float32)
         return total
 
-    def _draw(self) -> Iterator[np.ndarray]:
-        for start in range(0, self.centre.size, _BLOCK):
-            random = np.random.Generator(
-                np.random.Philox(np.random.SeedSequence([self._seed, start]))
-            )
-            rows = min(_BLOCK, self.centre.size - start)
-            yield random.standard_normal((rows, self._dim), dtype=np.float32)
+    def _starts(self) -> range:
+        return range(0, self.centre.size, _BLOCK)
+
+    def _draw(self, start: int) -> np.ndarray:
+        """Returns the block of rows that begins at `start`, `(<= _BLOCK, p)` float32."""
+        random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, start])))
+        rows = min(_BLOCK, self.centre.size - start)
+        return random.standard_normal((rows, self._dim), dtype=np.float32)
 
     def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        blocks = self._draw() if self._kept is None else self._kept
-        for index, block in enumerate(blocks):
-            yield slice(index * _BLOCK, index * _BLOCK + len(block)), block
+        blocks = map(self._draw, self._starts()) if self._kept is None else self._kept
+        for start, block in zip(self._starts(), blocks, strict=True):
+            yield slice(start, start + len(block)), block

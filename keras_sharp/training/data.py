@@ -98,6 +98,7 @@ class Batches:
 
     def __init__(self, data: tf.data.Dataset | keras.utils.PyDataset):
         self._order: np.ndarray | None = None
+        self._on_epoch_end = getattr(data, "on_epoch_end", lambda: None)
         if isinstance(data, keras.utils.PyDataset):
             data = self._by_index(data)
         steps = int(data.cardinality())
@@ -123,11 +124,15 @@ class Batches:
             self._order = np.arange(len(self._order))
             if seed is not None:
                 np.random.default_rng([seed, epoch]).shuffle(self._order)
-        self._iterator = iter(self._data)
+        self._iterator, self._done = iter(self._data), 0
 
     def run(self, loop: Loop, count: int) -> np.ndarray:
         """Goes through up to `count` more batches, and returns their rows, fewer at the end."""
-        return loop.over_iterator(self._iterator, tf.constant(count)).numpy()
+        rows = loop.over_iterator(self._iterator, tf.constant(count)).numpy()
+        self._done += len(rows)
+        if self._done == self.steps:
+            self._on_epoch_end()
+        return rows
 
     def _by_index(self, data: keras.utils.PyDataset) -> tf.data.Dataset:
         """Reads a PyDataset batch by batch, so that nothing but `_order` decides the order."""
@@ -138,7 +143,6 @@ class Batches:
         def batches():
             for index in self._order:
                 yield _parts(data[int(index)])
-            data.on_epoch_end()
 
         def spec(part):
             part = np.asarray(part)

@@ -1,4 +1,4 @@
-"""The training pass over one piece of a batch, forward and backward, without touching the model."""
+"""The training pass over a part of a batch, forward and backward, without touching the model."""
 
 from typing import Any, NamedTuple
 
@@ -7,17 +7,17 @@ import tensorflow as tf
 
 from keras_sharp.losses import LossTerms, Term
 
-# Distance between the seeds of two pieces of a batch: more than any layer draws in a step.
+# Distance between the seeds of two parts of a batch: more than any layer draws in a step.
 SEED_STRIDE = 1_000_003
 
 
 class Contribution(NamedTuple):
-    """What one piece of a batch adds to the step.
+    """What a part of a batch adds to the step.
 
     Attributes:
-        values: `(1 + terms,)` float32: 1 if a label is no class, then the piece's part of each term
-            of the loss. The parts of all pieces add up to the term of the batch.
-        gradients: The piece's part of the gradient, a dense tensor for each trainable weight.
+        values: `(1 + terms,)` float32: 1 if a label is no class, then the part's share of each term
+            of the loss. The shares of all parts add up to the term of the batch.
+        gradients: The part's share of the gradient, a dense tensor for each trainable weight.
         states: New values of `Forward.states`.
     """
 
@@ -27,10 +27,10 @@ class Contribution(NamedTuple):
 
 
 class Forward:
-    """The pass of a model and its loss over one piece of a global batch.
+    """The pass of a model and its loss over a part of a global batch.
 
-    It runs in a `keras.StatelessScope`, so no weight and no state is assigned: each piece can draw
-    its own dropout masks, and the moving statistics of all pieces can be averaged and written once.
+    It runs in a `keras.StatelessScope`, so no weight and no state is assigned: each part can draw
+    its own dropout masks, and the moving statistics of all parts can be averaged and written once.
 
     Args:
         model: A built and compiled model.
@@ -67,14 +67,14 @@ class Forward:
         share: tf.Tensor | None = None,
         masses: tf.Tensor | None = None,
     ) -> Contribution:
-        """Returns the piece's part of the step.
+        """Returns what the part adds to the step.
 
         Args:
             batch: `(x, y)` or `(x, y, sample_weight)`.
             at: Where to evaluate, a tensor for each trainable weight. Defaults to the weights.
             record: Whether the metrics count this pass.
-            number: Number of the piece. None if the batch is one piece, like `share` and `masses`.
-            share: Scalar float32, the piece's fraction of the examples of the batch.
+            number: Number of the part. None if the batch is one part, like `share` and `masses`.
+            share: Scalar float32, the part's fraction of the examples of the batch.
             masses: `(terms,)`, the divisors of the terms for the whole batch, if `weighted`.
         """
         targets = [v.value for v in self.trainable] if at is None else at
@@ -115,11 +115,8 @@ class Forward:
             y_pred = self._model(x, training=True)
             updated = {k for k, v in scope.state_mapping.items() if before.get(k) is not v}
             self.terms = self._loss(y, y_pred, sample_weight)
-        masks = [getattr(p, "_keras_mask", None) for p in keras.tree.flatten(y_pred)]
-        by_weight = any(t.reduction == "mean_with_sample_weight" for t in self.terms)
-        self.weighted = any(m is not None for m in masks) or (
-            by_weight and sample_weight is not None
-        )
+        divisors = [t.mass for t in self.terms if t.reduction != "sum"]
+        self.weighted = any(_depends_on_values(mass) for mass in divisors)
         self._check_updates(updated)
         self.states = [v for v in self._model.non_trainable_variables if id(v) in updated]
         if record:
@@ -160,8 +157,22 @@ def loss_scale(optimizer: keras.optimizers.Optimizer) -> Any:
     return None if scale is one else scale
 
 
+def _depends_on_values(tensor: tf.Tensor) -> bool:
+    """Whether a tensor of a graph depends on values (masks, weights) and not on shapes alone."""
+    seen, found = set(), [tensor.op]
+    while found:
+        op = found.pop()
+        if op.name in seen or op.type in ("Shape", "Size"):
+            continue
+        if op.type != "Const" and not op.inputs:
+            return True
+        seen.add(op.name)
+        found += [t.op for t in op.inputs]
+    return False
+
+
 def _value(term: Term, share: Any, masses: Any, index: int) -> tf.Tensor:
-    """Returns the piece's part of a term."""
+    """Returns the part's share of a term."""
     if term.reduction == "sum":
         return term.numerator
     if masses is not None:

@@ -41,7 +41,9 @@ class Record:
         self._model = model
         self._variables = [*model.variables, *model.optimizer.variables]
         # As they are read back: JSON makes lists of tuples.
-        self._settings = json.loads(json.dumps(settings, default=str))
+        self._settings = json.loads(
+            json.dumps(settings, default=lambda thing: type(thing).__name__)
+        )
         self._parts = parts
         self._values: list[np.ndarray] = []
         self._state: dict[str, Any] = {}
@@ -123,7 +125,7 @@ class Record:
 
     def _check_settings(self, stored: dict[str, Any]) -> None:
         then, now = _flat(stored), _flat(self._settings)
-        for name in now | then:
+        for name in now:
             if now.get(name) != then.get(name):
                 raise ValueError(
                     "`checkpoint` must be of a training with the same settings. "
@@ -139,3 +141,17 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         inner = isinstance(value, dict) and value
         flat |= _flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
     return flat
+
+
+def config_of(thing: Any) -> Any:
+    """Returns what tells one optimizer or loss from another, fit for JSON."""
+    if isinstance(thing, keras.optimizers.Optimizer | keras.losses.Loss):
+        return _without_names(keras.saving.serialize_keras_object(thing))
+    return getattr(thing, "__qualname__", thing)
+
+
+def _without_names(config: Any) -> Any:
+    # Keras numbers the names of what is created in a process.
+    if isinstance(config, dict):
+        return {key: _without_names(item) for key, item in config.items() if key != "name"}
+    return config

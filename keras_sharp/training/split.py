@@ -11,7 +11,7 @@ class Batch(NamedTuple):
 
     Attributes:
         fetch: `fetch(handle)` is the batch `(x, y)` or `(x, y, sample_weight)`, and
-            `fetch(handle, begin, size)` a piece of it.
+            `fetch(handle, begin, size)` a part of it.
         handle: What `fetch` needs; it may be handed to `strategy.run`.
         size: Number of examples: an int, or a scalar tensor if the graph does not know it.
     """

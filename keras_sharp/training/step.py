@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_sharp.training.forward import Forward, loss_scale
-from keras_sharp.training.pieces import Pieces
+from keras_sharp.training.passes import Passes
 from keras_sharp.training.split import Batch
 
 # Columns of a row of figures; from TERMS on, the terms of the loss.
@@ -63,10 +63,10 @@ class TrainStep:
     Args:
         strategy: The strategy of the model.
         optimizer: The model's, built.
-        forward: The pass over one piece, traced before.
-        pieces: The pass over a global batch.
+        forward: The pass over a part of a batch, traced before.
+        passes: The pass over a global batch.
         gradient: The gradient rule.
-        jit_compile: Whether XLA compiles the step on a batch that is a single piece.
+        jit_compile: Whether XLA compiles the step on a batch that is a single part.
 
     Attributes:
         columns: Length of a row of figures.
@@ -81,7 +81,7 @@ class TrainStep:
         strategy: tf.distribute.Strategy,
         optimizer: keras.optimizers.Optimizer,
         forward: Forward,
-        pieces: Pieces,
+        passes: Passes,
         gradient: Callable,
         jit_compile: bool,
     ):
@@ -90,7 +90,7 @@ class TrainStep:
         self._strategy = strategy
         self._optimizer = optimizer
         self._forward = forward
-        self._pieces = pieces
+        self._passes = passes
         self._gradient = gradient
         self._on_whole: Callable = self._take_whole
         if jit_compile:
@@ -98,13 +98,13 @@ class TrainStep:
 
     def __call__(self, batch: Batch) -> tf.Tensor:
         """Returns the row of figures of the step, `(columns,)` float32."""
-        if self._pieces.is_one(batch.size):
+        if self._passes.is_one(batch.size):
             return self._on_whole(batch.fetch(batch.handle))
-        return self._take(functools.partial(self._pieces.total, batch), batch.size)
+        return self._take(functools.partial(self._passes.total, batch), batch.size)
 
     def _take_whole(self, batch: tuple) -> tf.Tensor:
         size = tf.shape(keras.tree.flatten(batch)[0])[0]
-        return self._take(functools.partial(self._pieces.whole, batch), size)
+        return self._take(functools.partial(self._passes.whole, batch), size)
 
     def _take(self, run: Callable, size: Any) -> tf.Tensor:
         step = Step(self._strategy, self._forward, run)

@@ -18,8 +18,8 @@ from keras_sharp.training.forward import Forward
 from keras_sharp.training.gradient import Plain
 from keras_sharp.training.jit import jit_pays
 from keras_sharp.training.loop import Loop
-from keras_sharp.training.pieces import Pieces
-from keras_sharp.training.record import Record
+from keras_sharp.training.passes import Passes
+from keras_sharp.training.record import Record, config_of
 from keras_sharp.training.step import LEARNING_RATE, LOSS, SIZE, TERMS, TrainStep
 from keras_sharp.training.strategy import check_optimizer, choose_strategy
 
@@ -98,19 +98,17 @@ class Trainer:
         self.batch_losses = np.zeros(0, np.float32)
         self._gradient = gradient or Plain()
         self._communication = communication or AllReduce()
-        self._micro_batch = _positive("micro_batch", micro_batch)
+        self._micro_batch = _integer("micro_batch", micro_batch)
         self._jit_compile = jit_compile
         self._compile_arguments = {"optimizer": optimizer, "loss": loss, "metrics": metrics}
         self._built_for: tuple | None = None
         self._compile()
         self._settings = {
-            "optimizer": _config(keras.optimizers.serialize, model.optimizer),
-            "loss": keras.tree.map_structure(
-                lambda each: _config(keras.losses.serialize, each), loss
-            ),
+            "optimizer": config_of(model.optimizer),
+            "loss": keras.tree.map_structure(config_of, loss),
             "gradient": type(self._gradient).__name__,
             "communication": type(self._communication).__name__,
-            "micro_batch": micro_batch,
+            "micro_batch": self._micro_batch,
         }
 
     def fit(
@@ -162,7 +160,9 @@ class Trainer:
             FloatingPointError: If the loss is not finite; the checkpoint stays that of the epoch
                 before.
         """
-        epochs = _positive("epochs", epochs)
+        epochs = _integer("epochs", epochs, optional=False)
+        seed = _integer("seed", seed, least=0, optional=False)
+        steps_per_call = _integer("steps_per_call", steps_per_call)
         source = self._source(data, batch_size)
         validation = None
         if validation_data is not None:
@@ -194,7 +194,7 @@ class Trainer:
         record.restore_history()
         record.restore_parts()
         every_batch = any(needs_every_batch(callback) for callback in chain.callbacks)
-        calls = StepsPerCall(1 if every_batch else _positive("steps_per_call", steps_per_call))
+        calls = StepsPerCall(1 if every_batch else steps_per_call)
         logs = None
         for epoch in range(record.epoch or self.model._initial_epoch or 0, epochs):
             self.model.reset_metrics()
@@ -262,10 +262,10 @@ class Trainer:
         self.model.reset_metrics()
         chain.on_test_begin()
         source.begin()
-        loop, calls, parts, logs = self._evaluation, StepsPerCall(None), [], {}
+        loop, calls, seen, logs = self._evaluation, StepsPerCall(None), [], {}
         for first, rows in self._calls(source, loop, calls, chain.on_test_batch_begin):
-            parts.append(rows)
-            logs = self._logs(*loop.step.losses(np.concatenate(parts)))
+            seen.append(rows)
+            logs = self._logs(*loop.step.losses(np.concatenate(seen)))
             chain.on_test_batch_end(first + len(rows) - 1, logs)
         chain.on_test_end(logs)
         return logs
@@ -316,7 +316,7 @@ class Trainer:
             return Batches(data)
         if evaluation:
             # The size of the batches is nothing but a matter of memory here.
-            batch_size = batch_size or 1000
+            batch_size = _integer("batch_size", batch_size) or 1000
             if self._micro_batch is not None:
                 capacity = self._micro_batch * self.strategy.num_replicas_in_sync
                 batch_size = min(batch_size, capacity)
@@ -348,8 +348,8 @@ class Trainer:
         jit = self._jit_compile
         if jit == "auto":
             jit = jit_pays(model, graph, self.strategy)
-        pieces = Pieces(self.strategy, forward, self._communication, self._micro_batch, jit)
-        step = TrainStep(self.strategy, model.optimizer, forward, pieces, self._gradient, jit)
+        passes = Passes(self.strategy, forward, self._communication, self._micro_batch, jit)
+        step = TrainStep(self.strategy, model.optimizer, forward, passes, self._gradient, jit)
         self._training = Loop(step)
         self._evaluation = Loop(EvaluationStep(model, self.strategy, len(forward.terms), jit))
         self._built_for = built_for
@@ -380,23 +380,11 @@ def _check_losses(rows: np.ndarray, epoch: int, first: int) -> None:
         )
 
 
-def _positive(name: str, value: Any) -> Any:
-    if value is None and name != "epochs":
+def _integer(name: str, value: Any, *, least: int = 1, optional: bool = True) -> int | None:
+    if value is None and optional:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}"
+        )
     return int(value)
-
-
-def _config(serialize: Callable, thing: Any) -> Any:
-    """Returns what tells one optimizer or loss from another, fit for JSON."""
-    if isinstance(thing, keras.optimizers.Optimizer | keras.losses.Loss):
-        return _without_names(serialize(thing))
-    return getattr(thing, "__qualname__", thing)
-
-
-def _without_names(config: Any) -> Any:
-    # Keras numbers the names of what is created in a process.
-    if isinstance(config, dict):
-        return {key: _without_names(item) for key, item in config.items() if key != "name"}
-    return config

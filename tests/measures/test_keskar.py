@@ -251,6 +251,45 @@ def test_replicas(batch_norm):
     assert values == pytest.approx([values[0]] * 3, rel=1e-2)
 
 
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.out = L.Dense(16, "relu"), L.Dense(10)
+
+    def call(self, x):
+        return self.out(self.hidden(x))
+
+
+def two_outputs():
+    image, extra = keras.Input((64,), name="image"), keras.Input((1,), name="extra")
+    hidden = L.Dense(16, "relu")(L.Concatenate()([image, extra]))
+    outputs = {"label": L.Dense(10, name="label")(hidden), "sum": L.Dense(1, name="sum")(hidden)}
+    model = keras.Model({"image": image, "extra": extra}, outputs)
+    model.compile(loss={"label": crossentropy(), "sum": "mse"})
+    return model
+
+
+def test_kinds_of_models():
+    x, y = digits(100)
+    subclassed = Subclassed()
+    subclassed.compile(loss=crossentropy())
+    subclassed(x)
+    frozen = classifier()
+    frozen.layers[0].trainable = False
+    mixed = keras.Sequential([keras.Input((64,)), L.Dense(10, dtype="mixed_float16")])
+    mixed.compile(loss=crossentropy())
+    both = {"image": x, "extra": x[:, :1]}
+    cases = [
+        (subclassed, (x, y), 64 * 16 + 16 + 160 + 10),
+        (frozen, (x, y), 48 + 240 + 10),
+        (mixed, (x, y, np.linspace(0, 1, 100)), 650),
+        (two_outputs(), (both, {"label": y, "sum": x.sum(1)}), 65 * 16 + 16 + 160 + 10 + 17),
+    ]
+    for model, data, weights in cases:
+        result = sharpness(model, data)
+        assert result.value > 0 and result.objective["weights"] == weights
+
+
 def test_a_subspace_that_does_not_fit_is_the_same_subspace():
     model, data = classifier(), digits(200)
     kept, drawn = (

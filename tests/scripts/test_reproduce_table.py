@@ -172,6 +172,15 @@ def test_a_damaged_file_is_named(run, tmp_path):
     assert json.loads(file.read_text())["epsilon"] == 1e-3
 
 
+def test_a_lower_bound_is_called_one(run, tmp_path):
+    assert "lower bound" not in run()[1]
+    file = tmp_path / "out" / "F1" / "trial-1" / "small.batch-5000.full-0.001.json"
+    result = json.loads(file.read_text())
+    file.write_text(json.dumps(result | {"value": 2.0, "corner": 5.0}))
+    printed = run()[1]
+    assert "In 1 of 8 measurements the corner" in printed and "up to 2.5 times" in printed
+
+
 def test_both_regimes_start_from_the_same_weights_and_trials_from_others(run, monkeypatch):
     starts = []
 

@@ -115,6 +115,22 @@ def test_masked_tokens_count_the_same_however_the_batch_is_split(
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("n", "micro_batch"), SPLITS)
+def test_ignored_labels_count_the_same_however_the_batch_is_split(replicas, n, micro_batch):
+    with (strategy := replicas(n)).scope():
+        layer = keras.layers.Dense(3, use_bias=False, kernel_initializer="zeros")
+        model = keras.Sequential([keras.Input((2,)), layer])
+        optimizer = keras.optimizers.SGD(RATE)
+    x, y = draw(10, 2), np.array([1, 0, 0, 0, 2, 1, 0, 1, 1, 2])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
+    trainer = Trainer(model, optimizer, loss, strategy=strategy, micro_batch=micro_batch)
+    _, [after] = first_step(trainer, (x, y), shuffle=False)
+    kept = y != 0
+    error = np.full((10, 3), 1 / 3) - np.eye(3)[y]
+    np.testing.assert_allclose(after, -RATE * x[kept].T @ error[kept] / kept.sum(), rtol=1e-5)
+    np.testing.assert_allclose(trainer.batch_losses, [np.log(3)], rtol=1e-5)
+
+
 class HalfStepAhead:
     """Evaluates twice: at the weights, and half a gradient further."""
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_sharp.training import Trainer
 
@@ -279,13 +280,22 @@ def expect(message, call, error=ValueError):
 
 
 def test_bad_settings(net, loss, trainer, blobs, replicas):
-    expect("`micro_batch` must be a positive", lambda: trainer(micro_batch=0))
+    expect("`micro_batch` must be an integer of at least 1", lambda: trainer(micro_batch=0))
     expect('`jit_compile` must be True, False or "auto"', lambda: trainer(jit_compile="yes"))
-    expect("`epochs` must be a positive", lambda: trainer().fit(blobs, batch_size=1, epochs=0))
     expect(
-        "`steps_per_call` must be a positive",
+        "`epochs` must be an integer of at least 1",
+        lambda: trainer().fit(blobs, batch_size=1, epochs=0),
+    )
+    expect(
+        "`steps_per_call` must be an integer of at least 1",
         lambda: trainer().fit(blobs, batch_size=9, epochs=1, steps_per_call=0),
     )
+
+    expect(
+        "`seed` must be an integer of at least 0",
+        lambda: trainer().fit(blobs, batch_size=9, epochs=1, seed=-1),
+    )
+    expect("`batch_size` must be an integer", lambda: trainer().evaluate(blobs, batch_size=0))
 
     class OwnSteps(keras.Sequential):
         def train_step(self, data):
@@ -327,6 +337,17 @@ def test_settings_that_do_not_work_on_replicas(net, loss, trainer, replicas):
             optimizer = keras.optimizers.SGD(use_ema=option.startswith("ema"), **{option: 2})
         expect(f"`{option}` does not work", lambda: Trainer(model, optimizer, loss))  # noqa: B023
     expect("must not be True on several", lambda: Trainer(model, "sgd", loss, jit_compile=True))
+
+
+def test_a_model_made_for_one_of_two_gpus(net, loss, monkeypatch):
+    gpus = ["GPU:0", "GPU:1"]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: gpus)
+    expect(
+        "must be created under a strategy to train on all 2 GPUs",
+        lambda: Trainer(net(), "sgd", loss),
+    )
+    one = tf.distribute.get_strategy()
+    assert Trainer(net(), "sgd", loss, strategy=one).strategy is one
 
 
 def test_the_open_scope_is_taken(net, loss, blobs, replicas):

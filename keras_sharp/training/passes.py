@@ -1,4 +1,4 @@
-"""The pass over a global batch as a sum of passes over its pieces."""
+"""The pass over a global batch as a sum of passes over its parts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,14 +9,14 @@ from keras_sharp.training.forward import Contribution, Forward
 from keras_sharp.training.split import Batch, Split
 
 
-class Pieces:
+class Passes:
     """Splits a global batch evenly over replicas and micro-batches, and adds up the passes.
 
-    A piece without examples (where there are more pieces) adds nothing, whatever layers make of it.
+    A part without examples (where there are more parts) adds nothing, whatever layers make of it.
 
     Args:
         strategy: The strategy of the model.
-        forward: The pass over one piece, traced before.
+        forward: The pass over a part, traced before.
         communication: How replicas agree on the gradient.
         micro_batch: Largest number of examples a replica processes at once. None: no limit.
         jit_compile: Whether XLA compiles the pass over a micro-batch.
@@ -44,16 +44,17 @@ class Pieces:
                 self._sums = [_local_sum(v.value) for v in [*forward.trainable, *forward.states]]
 
     def is_one(self, size: Any) -> bool:
-        """Whether a batch of `size` examples, an int or a tensor, is a single piece for sure."""
+        """Whether a batch of `size` examples, an int or a tensor, is a single part for sure."""
         fits = self._micro_batch is None or (isinstance(size, int) and size <= self._micro_batch)
         return self._replicas == 1 and fits
 
     def whole(self, batch: tuple, at: list | None, record: bool) -> tuple[tf.Tensor, list, list]:
-        """Returns what `total` does, for a batch that is a single piece."""
+        """Returns what `total` does, for a batch that is a single part."""
 
         def run(at):
-            piece = self._forward(batch, at, record=record)
-            return piece.values, self._communication(piece.gradients, tf.ones(())), piece.states
+            result = self._forward(batch, at, record=record)
+            gradients = self._communication(result.gradients, tf.ones(()))
+            return result.values, gradients, result.states
 
         return self._strategy.run(run, args=(at,))
 
