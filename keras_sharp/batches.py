@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_sharp.labelled import labelled, number_of_examples, require_end
+
 Batch = tuple[Any, ...]
 
 # Batches of a pipeline are kept while they fit into this many bytes; larger data are read again in
@@ -66,7 +68,7 @@ class EvaluationBatches:
         sizes, batch_digests, kept, kept_bytes = [], [], [], 0
         whole: list[Any] | None = None
         for batch in _tensors(self._source):
-            sizes.append(_examples(batch))
+            sizes.append(number_of_examples(batch))
             leaves = [np.ascontiguousarray(leaf.numpy()) for leaf in keras.tree.flatten(batch)]
             # One hash per leaf, so that how the examples are cut into batches leaves no trace.
             whole = whole or [hashlib.blake2b(digest_size=8) for _ in leaves]
@@ -116,13 +118,7 @@ class _ArrayBatches:
         self._arrays = keras.tree.map_structure(
             lambda leaf: leaf if isinstance(leaf, tf.Tensor) else np.asarray(leaf), data
         )
-        lengths = {len(leaf) if leaf.ndim else 0 for leaf in keras.tree.flatten(self._arrays)}
-        if len(lengths) != 1:
-            raise ValueError(
-                "All arrays of `data` must have the same first dimension, the number of examples. "
-                f"Received: lengths {sorted(lengths)}"
-            )
-        self._length = lengths.pop()
+        self._length = number_of_examples(self._arrays)
         self._batch_size = batch_size
 
     def __iter__(self) -> Iterator[Batch]:
@@ -144,10 +140,7 @@ class _PyDatasetBatches:
 
 def _source(data: Any, batch_size: int | None) -> Any:
     if isinstance(data, tf.data.Dataset):
-        if data.cardinality() == tf.data.INFINITE_CARDINALITY:
-            raise ValueError(
-                "`data` must end: take `.repeat()` out of the pipeline, or add `.take(n)`."
-            )
+        require_end(data)
         return data if batch_size is None else data.unbatch().batch(batch_size)
     if isinstance(data, keras.utils.PyDataset):
         if batch_size is not None:
@@ -156,40 +149,12 @@ def _source(data: Any, batch_size: int | None) -> Any:
                 f"Received: batch_size={batch_size}"
             )
         return _PyDatasetBatches(data)
-    if isinstance(data, (tuple, list)):
-        _require_labels(data)
-        parts = tuple(part for part in data if part is not None)
-        return _ArrayBatches(parts, 1000 if batch_size is None else int(batch_size))
-    raise ValueError(
-        "`data` must be a tuple of arrays `(x, y)` or `(x, y, sample_weight)`, a `tf.data.Dataset` "
-        f"of such batches, or a `keras.utils.PyDataset`. Received: {type(data).__name__}"
-    )
+    return _ArrayBatches(labelled(data), 1000 if batch_size is None else int(batch_size))
 
 
 def _tensors(source: Any) -> Iterator[Batch]:
     for batch in source:
-        _require_labels(batch)
-        parts = tuple(part for part in batch if part is not None)
-        yield keras.tree.map_structure(tf.convert_to_tensor, parts)
-
-
-def _require_labels(batch: Any) -> None:
-    if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3) or batch[1] is None:
-        found = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        raise ValueError(
-            "`data` must be labelled: `(x, y)` or `(x, y, sample_weight)`, since a loss is "
-            f"measured. Received: {found}"
-        )
-
-
-def _examples(batch: Batch) -> int:
-    lengths = {int(leaf.shape[0]) if leaf.shape.rank else 0 for leaf in keras.tree.flatten(batch)}
-    if len(lengths) != 1:
-        raise ValueError(
-            "All parts of a batch must have the same first dimension, the number of examples. "
-            f"Received: lengths {sorted(lengths)}"
-        )
-    return lengths.pop()
+        yield keras.tree.map_structure(tf.convert_to_tensor, labelled(batch))
 
 
 def _digest(leaves: list[np.ndarray]) -> bytes:

@@ -104,7 +104,7 @@ def test_a_pipeline_that_changes_later_is_caught(monkeypatch):
     [
         ((X[:0], Y[:0]), None, "must not be empty"),
         (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).take(0), None, "must not be empty"),
-        (X, None, "must be a tuple of arrays"),
+        (X, None, "must be labelled"),
         ((X,), None, "must be labelled"),
         ((X, None), None, "must be labelled"),
         (tf.data.Dataset.from_tensor_slices(X).batch(8), None, "must be labelled"),

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_sharp.labelled import labelled, number_of_examples, require_end
 from keras_sharp.training.loop import Loop
 
 
@@ -101,18 +102,14 @@ class Batches:
         self._on_epoch_end = getattr(data, "on_epoch_end", lambda: None)
         if isinstance(data, keras.utils.PyDataset):
             data = self._by_index(data)
+        require_end(data)
         steps = int(data.cardinality())
-        if steps == tf.data.INFINITE_CARDINALITY:
-            raise ValueError(
-                "`data` must end, for an epoch is one pass over it. Received: an infinite data "
-                "set. Take `repeat` out of it, or end it with `take(steps)`."
-            )
         self._data = data
         self.steps = steps if steps >= 0 else None
         self.example = next(iter(data), None)
         if self.example is None:
             raise ValueError("`data` must not be empty. Received: a data set without batches")
-        _check_parts(self.example)
+        labelled(self.example)
 
     def describe(self) -> dict[str, Any]:
         """Returns what a training that goes on must have in common with the one stopped."""
@@ -142,41 +139,21 @@ class Batches:
 
         def batches():
             for index in self._order:
-                yield _parts(data[int(index)])
+                yield labelled(data[int(index)])
 
         def spec(part):
             part = np.asarray(part)
             return tf.TensorSpec([None, *part.shape[1:]], part.dtype)
 
-        signature = keras.tree.map_structure(spec, _parts(data[0]))
+        signature = keras.tree.map_structure(spec, labelled(data[0]))
         pipeline = tf.data.Dataset.from_generator(batches, output_signature=signature)
         return pipeline.apply(tf.data.experimental.assert_cardinality(len(data))).prefetch(2)
 
 
-def _parts(data: Any) -> tuple:
-    _check_parts(data)
-    return tuple(part for part in data if part is not None)
-
-
-def _check_parts(data: Any) -> None:
-    if isinstance(data, tuple | list) and len(data) in (2, 3) and data[1] is not None:
-        return
-    length = f" of {len(data)}" if isinstance(data, tuple | list) else ""
-    raise ValueError(
-        "`data` must be `(x, y)` or `(x, y, sample_weight)`, each an array or a structure of "
-        "arrays, or a `tf.data.Dataset` or `keras.utils.PyDataset` of such batches. "
-        f"Received: {type(data).__name__}{length}"
-    )
-
-
 def _checked_arrays(data: Any) -> tuple:
-    arrays = keras.tree.map_structure(_array, _parts(data))
-    lengths = {len(a) if a.ndim else 0 for a in keras.tree.flatten(arrays)}
-    if len(lengths) != 1 or 0 in lengths:
-        raise ValueError(
-            "All arrays of `data` must have the same number of examples, at least one. Received "
-            f"shapes: {keras.tree.map_structure(lambda a: a.shape, arrays)}"
-        )
+    arrays = keras.tree.map_structure(_array, labelled(data))
+    if number_of_examples(arrays) == 0:
+        raise ValueError("`data` must not be empty. Received: no examples")
     return arrays
 
 

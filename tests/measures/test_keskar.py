@@ -349,7 +349,7 @@ def test_bad_data_and_models():
     model, (x, y) = classifier(), digits(20)
     for data, message in [
         ((x[:0], y[:0]), "must not be empty"),
-        (x, "must be a tuple"),
+        (x, "must be labelled"),
         ((x, None), "must be labelled"),
         ((x, y + 5), "classes: 10"),
     ]:
