@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_sharp.arguments import integer
 from keras_sharp.labelled import labelled, number_of_examples, require_end
 
 Batch = tuple[Any, ...]
@@ -40,10 +41,8 @@ class EvaluationBatches:
     """
 
     def __init__(self, data: Any, batch_size: int | None = None, *, check: bool = True):
-        if batch_size is not None and (batch_size != int(batch_size) or batch_size < 1):
-            raise ValueError(
-                f"`batch_size` must be a positive integer. Received: batch_size={batch_size}"
-            )
+        if batch_size is not None:
+            batch_size = integer("batch_size", batch_size)
         self._check = check
         self._cache: list[Batch] | None = None
         self._source = _source(data, batch_size)
@@ -59,9 +58,7 @@ class EvaluationBatches:
     def __iter__(self) -> Iterator[Batch]:
         if self._cache is not None:
             return iter(self._cache)
-        if self._is_pipeline and self._check:
-            return self._checked()
-        return _tensors(self._source)
+        return self._compared() if self._is_pipeline else _tensors(self._source)
 
     def _survey(self) -> tuple[list[int], str, list[bytes]]:
         """One pass: sizes and digests, and the batches themselves while they fit."""
@@ -69,11 +66,11 @@ class EvaluationBatches:
         whole: list[Any] | None = None
         for batch in _tensors(self._source):
             sizes.append(number_of_examples(batch))
-            leaves = [np.ascontiguousarray(leaf.numpy()) for leaf in keras.tree.flatten(batch)]
+            leaves = [leaf.numpy() for leaf in keras.tree.flatten(batch)]
             # One hash per leaf, so that how the examples are cut into batches leaves no trace.
-            whole = whole or [hashlib.blake2b(digest_size=8) for _ in leaves]
+            whole = whole or [hashlib.blake2b(_form(leaf), digest_size=8) for leaf in leaves]
             for running, leaf in zip(whole, leaves, strict=True):
-                running.update(memoryview(leaf).cast("B") if leaf.size else b"")
+                running.update(_content(leaf))
             batch_digests.append(_digest(leaves))
             kept_bytes += sum(leaf.nbytes for leaf in leaves)
             if self._is_pipeline and kept is not None:
@@ -87,15 +84,19 @@ class EvaluationBatches:
 
     def _compare_with_second_pass(self) -> None:
         cache, self._cache = self._cache, None
-        for _ in self._checked():
+        for _ in self._compared():
             pass
         self._cache = cache
 
-    def _checked(self) -> Iterator[Batch]:
+    def _compared(self) -> Iterator[Batch]:
+        """Reads the pipeline again; what it yields may differ only in content, and if unchecked."""
         count = 0
         for batch in _tensors(self._source):
-            leaves = [np.ascontiguousarray(leaf.numpy()) for leaf in keras.tree.flatten(batch)]
-            if count >= len(self.sizes) or _digest(leaves) != self._batch_digests[count]:
+            same = count < len(self.sizes) and number_of_examples(batch) == self.sizes[count]
+            if same and self._check:
+                leaves = [leaf.numpy() for leaf in keras.tree.flatten(batch)]
+                same = _digest(leaves) == self._batch_digests[count]
+            if not same:
                 raise ValueError(_NOT_THE_SAME.format(f"batch {count} differs"))
             yield batch
             count += 1
@@ -106,8 +107,8 @@ class EvaluationBatches:
 _NOT_THE_SAME = (
     "`data` must yield the same batches in the same order every time: what is measured is a "
     "function of the weights for fixed data. Take shuffling and random augmentation out of the "
-    "pipeline (or cache it after them), or pass `check_data=False` to accept what it yields. "
-    "Received: {} in the second pass"
+    "pipeline (or cache it after them), or pass `check_data=False` to accept another "
+    "content of batches of the same sizes. Received: {} in a later pass"
 )
 
 
@@ -149,7 +150,7 @@ def _source(data: Any, batch_size: int | None) -> Any:
                 f"Received: batch_size={batch_size}"
             )
         return _PyDatasetBatches(data)
-    return _ArrayBatches(labelled(data), 1000 if batch_size is None else int(batch_size))
+    return _ArrayBatches(labelled(data), 1000 if batch_size is None else batch_size)
 
 
 def _tensors(source: Any) -> Iterator[Batch]:
@@ -157,9 +158,19 @@ def _tensors(source: Any) -> Iterator[Batch]:
         yield keras.tree.map_structure(tf.convert_to_tensor, labelled(batch))
 
 
+def _form(leaf: np.ndarray) -> bytes:
+    return f"{leaf.dtype}{leaf.shape[1:]}".encode()
+
+
+def _content(leaf: np.ndarray) -> bytes | np.ndarray:
+    if leaf.dtype == object:  # strings, of which an array holds addresses
+        return b"".join(len(each).to_bytes(8, "little") + each for each in leaf.ravel())
+    return np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
+
+
 def _digest(leaves: list[np.ndarray]) -> bytes:
     digest = hashlib.blake2b(digest_size=8)
     for leaf in leaves:
-        digest.update(f"{leaf.dtype}{leaf.shape}".encode())
-        digest.update(memoryview(leaf).cast("B") if leaf.size else b"")
+        digest.update(_form(leaf))
+        digest.update(_content(leaf))
     return digest.digest()

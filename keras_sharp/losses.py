@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-from keras.src.losses.loss import reduce_weighted_values
+from keras.src.losses.loss import apply_mask, reduce_weighted_values
 from keras.src.trainers.compile_utils import CompileLoss
 
 
@@ -26,7 +26,8 @@ class Term(NamedTuple):
         numerator: Scalar, sum of the weighted loss values.
         mass: Scalar, what Keras would divide by on this part.
         labels_in_range: Scalar bool, False if an integer label is no class of the output. Such a
-            label counts as class 0, so whoever evaluates terms must look at this once.
+            label counts as class 0, so whoever evaluates terms must look at this.
+        loss: What is computed, with its options.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Term(NamedTuple):
     numerator: tf.Tensor
     mass: tf.Tensor
     labels_in_range: tf.Tensor
+    loss: str
 
 
 class LossTerms:
@@ -94,6 +96,7 @@ class LossTerms:
                     value * examples,
                     examples,
                     tf.constant(True),
+                    "model.losses",
                 )
             )
         return terms
@@ -129,11 +132,13 @@ class _TermRecorder(CompileLoss):
     def terms(self, y: Any, y_pred: Any, sample_weight: Any) -> list[Term]:
         self._terms = []
         self(y, y_pred, sample_weight)
-        return self._terms
+        # Of several losses for a single output Keras computes all and takes the first.
+        single = not keras.tree.is_nested(y) and not keras.tree.is_nested(y_pred)
+        return self._terms[:1] if single else self._terms
 
     def _recorded(self, entry: Any):
-        loss, name = entry.loss, entry.name
-        reduction = _standard(loss.reduction, name)
+        loss, dtype = entry.loss, self._sum_dtype
+        reduction = _standard(loss.reduction, entry.name)
         weight = 1.0 if entry.loss_weights is None else float(entry.loss_weights)
 
         def call(y_true, y_pred, sample_weight):
@@ -145,13 +150,18 @@ class _TermRecorder(CompileLoss):
                 for each in (y_true, y_pred)
             )
             values = loss.call(y_true, converted)
+            how = reduction
+            if len(values.shape) == 0:
+                values = _one_per_example(values, converted, sample_weight, entry.name)
+                how = "sum_over_batch_size"
             masks = [getattr(each, "_keras_mask", None) for each in (y_pred, values)]
             masks = [mask for mask in masks if mask is not None]
             mask = tf.reduce_all(tf.stack(masks), axis=0) if masks else None
-            mass = _mass(reduction, values, mask, sample_weight, self._sum_dtype)
+            mass = _mass(how, values, mask, sample_weight, dtype)
             values = reduce_weighted_values(values, sample_weight, mask, "none", loss.dtype)
-            numerator = tf.reduce_sum(tf.cast(values, self._sum_dtype))
-            self._terms.append(Term(name, reduction, weight, numerator, mass, in_range))
+            numerator = tf.reduce_sum(tf.cast(values, dtype))
+            term = Term(entry.name, how, weight, numerator, mass, in_range, _identity(loss))
+            self._terms.append(term)
             return tf.cast(numerator, loss.dtype)
 
         return call
@@ -168,13 +178,24 @@ def _standard(reduction: str | None, name: str) -> str:
     return reduction
 
 
-def _mass(reduction: str, values: Any, mask: Any, sample_weight: Any, dtype: tf.DType) -> tf.Tensor:
+def _one_per_example(values: tf.Tensor, y_pred: Any, sample_weight: Any, name: str) -> tf.Tensor:
+    """Spreads a loss that is already one number over the examples it is the mean of."""
+    if sample_weight is not None:
+        raise ValueError(
+            f"The loss of {name!r} must return one value per example to be weighted by "
+            "`sample_weight`. Received: a loss that returns a scalar"
+        )
+    return tf.fill([tf.shape(keras.tree.flatten(y_pred)[0])[0]], values)
+
+
+def _mass(
+    reduction: str, values: tf.Tensor, mask: Any, sample_weight: Any, dtype: tf.DType
+) -> tf.Tensor:
     """What Keras divides the sum of `values` by."""
     if reduction == "mean_with_sample_weight" and sample_weight is not None:
-        weights = tf.cast(sample_weight, dtype)
-        if mask is not None:
-            weights = tf.where(tf.reshape(mask, tf.shape(weights)), weights, 0)
-        return tf.reduce_sum(weights)
+        weights = keras.ops.convert_to_tensor(sample_weight, dtype=values.dtype)
+        weights = apply_mask(weights, mask, values.dtype, reduction)
+        return tf.reduce_sum(tf.cast(weights, dtype))
     if mask is not None:
         return tf.reduce_sum(tf.cast(mask, dtype))
     return tf.cast(tf.size(values), dtype)
@@ -186,10 +207,20 @@ def _labels_in_range(loss: keras.losses.Loss, y_true: Any, y_pred: Any) -> tuple
     TensorFlow's CPU kernel raises on such a label without naming it, and its GPU kernel returns
     NaN.
     """
-    if not isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+    if getattr(loss, "fn", None) is not keras.losses.sparse_categorical_crossentropy:
         return y_true, tf.constant(True)
     y_true = tf.convert_to_tensor(y_true)
     good = (y_true >= 0) & (y_true < tf.cast(y_pred.shape[-1], y_true.dtype))
-    if loss.ignore_class is not None:
-        good |= y_true == tf.cast(loss.ignore_class, y_true.dtype)
+    ignored = getattr(loss, "ignore_class", None)
+    if ignored is not None:
+        good |= y_true == tf.cast(ignored, y_true.dtype)
     return tf.where(good, y_true, tf.zeros_like(y_true)), tf.reduce_all(good)
+
+
+def _identity(loss: keras.losses.Loss) -> str:
+    """Names a loss with everything that decides its values."""
+    function = getattr(loss, "fn", None)
+    if type(loss).__name__ == "LossFunctionWrapper" and function is not None:
+        return getattr(function, "__qualname__", type(function).__name__)
+    config = {name: value for name, value in loss.get_config().items() if name != "name"}
+    return f"{type(loss).__name__}({', '.join(f'{k}={v!r}' for k, v in config.items())})"

@@ -32,7 +32,7 @@ def batch_statistics(
     """
     layers = batch_normalizations(model) if wanted else []
 
-    def withbatch_statistics(layer):
+    def evaluated_by_batch(layer):
         def call(inputs, training=None, mask=None):
             # An inner scope keeps the new moving statistics from a shared layer's next call, and
             # from leaking out of the body of a recurrent loop.
@@ -50,7 +50,7 @@ def batch_statistics(
 
     try:
         for layer in layers:
-            layer.__dict__["call"] = withbatch_statistics(layer)
+            layer.__dict__["call"] = evaluated_by_batch(layer)
         yield
     finally:
         for layer in layers:

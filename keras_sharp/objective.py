@@ -1,6 +1,7 @@
 """The function of the weights that every measure is a number of."""
 
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,7 +81,6 @@ class Objective:
         self._add = tf.function(
             lambda total, part: total + tf.cast(part, tf.float64), autograph=False
         )
-        self.values = self.gradients = self.products = 0
 
     @property
     def size(self) -> int:
@@ -91,6 +91,11 @@ class Objective:
     def weights(self) -> np.ndarray:
         """The model's current weights, `(n,)` float64, in `model.trainable_variables` order."""
         return self._flat.read()
+
+    @property
+    def rounding(self) -> float:
+        """Relative rounding of the floating type that `f` is computed in."""
+        return float(np.finfo(self._flat.dtype.as_numpy_dtype).eps)
 
     @property
     def segments(self) -> dict[str, slice]:
@@ -113,7 +118,16 @@ class Objective:
             "batch_norm_layers": len(norms),
             "frozen_batch_norm_layers": [layer.name for layer in norms if not layer.trainable],
             "penalties": self._penalties,
-            "losses": [f"{term.name} ({term.reduction})" for term in self._known_terms],
+            "losses": [
+                {
+                    "output": term.name,
+                    "loss": term.loss,
+                    "reduction": term.reduction,
+                    "weight": term.weight,
+                }
+                for term in self._known_terms
+            ],
+            "dtype_policy": self._model.dtype_policy.name,
             "replicas": self._strategy.num_replicas_in_sync,
         }
 
@@ -126,12 +140,10 @@ class Objective:
         vector = self._vector(weights)
         numerators, masses = 0.0, 0.0
         for (part, mass, in_range), batch in self._over_batches(self._value, vector):
-            if not bool(in_range):
-                self._raise_labels(batch)
+            self._check_labels(in_range, batch)
             numerators, masses = numerators + part.numpy(), masses + mass.numpy()
         if self._divisors is None:
             self._divisors = self._checked_divisors(masses)
-        self.values += 1
         return float(np.sum(self._factors() * numerators))
 
     def value_and_gradient(
@@ -146,10 +158,11 @@ class Objective:
         vector = self._vector(weights)
         factors = tf.constant(self._factors())
         numerators, total = 0.0, None
-        for (part, gradient), _ in self._over_batches(self._gradient, vector, factors):
+        for results, batch in self._over_batches(self._gradient, vector, factors):
+            part, gradient, in_range = results
+            self._check_labels(in_range, batch)
             numerators = numerators + part.numpy()
             total = tf.cast(gradient, tf.float64) if total is None else self._add(total, gradient)
-        self.gradients += 1
         value = float(np.sum(self._factors() * numerators))
         return value, total if isinstance(weights, tf.Tensor) else total.numpy()
 
@@ -179,7 +192,6 @@ class Objective:
                 f"({error}). On a GPU these are the fused recurrent kernels: build LSTM and GRU "
                 "with `use_cudnn=False`."
             ) from error
-        self.products += 1
         return total if isinstance(vector, tf.Tensor) else total.numpy()
 
     def predict(self, weights: np.ndarray | tf.Tensor | None = None) -> Any:
@@ -208,31 +220,32 @@ class Objective:
 
     def _value_of_batch(self, vector: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, ...]:
         _, terms = self._forward(vector, batch)
+        # Tensors of a trace are of no use outside of it.
         self._known_terms = [
             term._replace(numerator=None, mass=None, labels_in_range=None) for term in terms
         ]
         return (
             tf.stack([term.numerator for term in terms]),
             tf.stack([term.mass for term in terms]),
-            tf.reduce_all([term.labels_in_range for term in terms]),
+            _all_in_range(terms),
         )
 
     def _gradient_of_batch(
         self, vector: tf.Tensor, factors: tf.Tensor, batch: Batch
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(vector)
             _, terms = self._forward(vector, batch)
             numerators = tf.stack([term.numerator for term in terms])
             share = tf.reduce_sum(factors * numerators)
-        return numerators, _or_zeros(tape.gradient(share, vector), vector)
+        return numerators, _or_zeros(tape.gradient(share, vector), vector), _all_in_range(terms)
 
     def _product_of_batch(
         self, vector: tf.Tensor, along: tf.Tensor, factors: tf.Tensor, batch: Batch
     ) -> tf.Tensor:
         with exact_moments(), tf.GradientTape(watch_accessed_variables=False) as outer:
             outer.watch(vector)
-            _, gradient = self._gradient_of_batch(vector, factors, batch)
+            _, gradient, _ = self._gradient_of_batch(vector, factors, batch)
         return _or_zeros(outer.gradient(gradient, vector, output_gradients=along), vector)
 
     def _outputs_of_batch(self, vector: tf.Tensor, batch: Batch) -> Any:
@@ -247,21 +260,20 @@ class Objective:
             for batch in self._batches:
                 yield function(*arguments, batch), batch
             return
-        waiting: list[Batch] = []
-        for index, batch in enumerate(self._batches):
-            waiting.append(batch)
-            if len(waiting) < replicas and index < len(self._batches) - 1:
-                continue
-            # A replica without a batch of its own repeats the last one, and its result is left out.
-            slots = waiting + [waiting[-1]] * (replicas - len(waiting))
+        batches = iter(self._batches)
+        while own := list(itertools.islice(batches, replicas)):
+            # A replica without a batch of its own repeats the last one; its result is left out.
+            slots = own + [own[-1]] * (replicas - len(own))
             distributed = self._strategy.experimental_distribute_values_from_function(
                 lambda context: slots[context.replica_id_in_sync_group]  # noqa: B023
             )
             results = self._strategy.run(function, args=(*arguments, distributed))
             local = keras.tree.map_structure(self._strategy.experimental_local_results, results)
-            for slot, own in enumerate(waiting):
-                yield keras.tree.map_structure_up_to(results, lambda each: each[slot], local), own  # noqa: B023
-            waiting = []
+            for slot, batch in enumerate(own):
+                yield (
+                    keras.tree.map_structure_up_to(results, lambda each: each[slot], local),  # noqa: B023
+                    batch,
+                )
 
     def _vector(self, weights: np.ndarray | tf.Tensor | None) -> tf.Tensor:
         weights = self.weights if weights is None else weights
@@ -289,7 +301,9 @@ class Objective:
             )
         return divisors
 
-    def _raise_labels(self, batch: Batch) -> None:
+    def _check_labels(self, in_range: tf.Tensor, batch: Batch) -> None:
+        if bool(in_range):
+            return
         labels = [np.asarray(leaf) for leaf in keras.tree.flatten(batch[1])]
         ranges = ", ".join(f"{leaf.min()} to {leaf.max()}" for leaf in labels)
         outputs = keras.tree.map_structure(
@@ -305,6 +319,10 @@ def _traced(function: Any) -> Any:
     # Behind a partial TensorFlow counts tracings for each objective, not for all of them together,
     # and doesn't warn of retracing when several models are measured.
     return tf.function(functools.partial(function), autograph=False, reduce_retracing=True)
+
+
+def _all_in_range(terms: list[Term]) -> tf.Tensor:
+    return tf.reduce_all([term.labels_in_range for term in terms])
 
 
 def _or_zeros(gradient: tf.Tensor | None, like: tf.Tensor) -> tf.Tensor:

@@ -46,8 +46,19 @@ def test_every_source_yields_the_same_examples(data, batch_size, sizes):
     assert fixed.digest == EvaluationBatches((X, Y), 7).digest
 
 
-def test_digest_depends_on_order():
-    assert EvaluationBatches((X, Y)).digest != EvaluationBatches((X[::-1], Y[::-1])).digest
+def test_digest_depends_on_order_type_and_shape():
+    data = [(X, Y), (X[::-1], Y[::-1]), (X.astype("float64"), Y), (X.reshape(35, 2, 1), Y)]
+    assert len({EvaluationBatches(each).digest for each in data}) == 4
+
+
+def test_strings_and_short_floats_have_digests():
+    words = np.array([b"a", b"bc", b""] * 5, dtype=object)
+    for x in (words, tf.cast(X[:15], tf.bfloat16)):
+        pipeline = tf.data.Dataset.from_tensor_slices((x, Y[:15])).batch(4)
+        assert EvaluationBatches(pipeline).digest == EvaluationBatches((x, Y[:15])).digest
+    other = np.array([b"ab", b"c", b""] * 5, dtype=object)
+    digests = {EvaluationBatches((each, Y[:15])).digest for each in (words, other)}
+    assert len(digests) == 2
 
 
 def test_structures_and_weights():
@@ -83,9 +94,10 @@ def test_large_pipelines_are_read_again(monkeypatch):
     assert len(reads) == 3
 
 
-def test_a_pipeline_that_changes_later_is_caught(monkeypatch):
+@pytest.mark.parametrize("check", [True, False])
+def test_a_pipeline_whose_sizes_change_later_is_caught(monkeypatch, check):
     monkeypatch.setattr(batches, "_CACHE_BYTES", 0)
-    lengths = iter([35, 35, 20])
+    lengths = iter([35, 35, 20] if check else [35, 20])
 
     def generate():
         length = next(lengths)
@@ -93,7 +105,7 @@ def test_a_pipeline_that_changes_later_is_caught(monkeypatch):
 
     signature = (tf.TensorSpec((2,)), tf.TensorSpec((), tf.int64))
     fixed = EvaluationBatches(
-        tf.data.Dataset.from_generator(generate, output_signature=signature).batch(5)
+        tf.data.Dataset.from_generator(generate, output_signature=signature).batch(5), check=check
     )
     with pytest.raises(ValueError, match="the same batches"):
         list(fixed)

@@ -79,9 +79,52 @@ def test_penalties_are_counted_once():
     assert without == pytest.approx(mse, rel=1e-5)
 
 
-def test_labels_out_of_range_are_reported():
+def test_a_loss_that_returns_a_scalar_is_a_mean_over_examples():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    x, y = RANDOM.normal(size=(11, 4)).astype("f4"), RANDOM.normal(size=(11, 1)).astype("f4")
+
+    def scalar(y_true, y_pred):
+        return keras.ops.mean(keras.ops.abs(y_true - y_pred))
+
+    terms = LossTerms(model, scalar)
+    whole = float(np.mean(np.abs(y - model(x))))
+    assert combined(terms, model, x, y, None, [10]) == pytest.approx(whole, rel=1e-6)
+    with pytest.raises(ValueError, match="one value per example"):
+        combined(terms, model, x, y, np.ones(11), [10])
+
+
+def test_weights_of_examples_under_a_mask_of_steps():
+    tokens = keras.Input((5,))
+    hidden = keras.layers.Embedding(9, 4, mask_zero=True)(tokens)
+    model = keras.Model(tokens, keras.layers.Dense(3)(hidden))
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, reduction="mean_with_sample_weight"
+    )
+    x, y = RANDOM.integers(0, 3, (8, 5)), RANDOM.integers(0, 3, (8, 5))
+    weights = RANDOM.uniform(size=(8, 1)).astype("f4")
+    whole = float(loss(y, model(x), weights))
+    assert combined(LossTerms(model, loss), model, x, y, weights, [3]) == pytest.approx(whole)
+
+
+def test_of_several_losses_for_one_output_keras_takes_the_first():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", ["mse", "mae"])
+    x, y = RANDOM.normal(size=(6, 4)).astype("f4"), RANDOM.normal(size=(6, 1)).astype("f4")
+    expected = model.evaluate(x, y, verbose=0)[0]
+    assert combined(LossTerms(model), model, x, y, None, [2]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "sparse_categorical_crossentropy",
+        keras.losses.sparse_categorical_crossentropy,
+    ],
+)
+def test_labels_out_of_range_are_reported(loss):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    terms = LossTerms(model, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    terms = LossTerms(model, loss)
     x = tf.zeros((2, 4))
     with keras.StatelessScope(collect_losses=True):
         good, bad = terms(np.array([0, 2]), model(x))[0], terms(np.array([0, 3]), model(x))[0]

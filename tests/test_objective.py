@@ -1,5 +1,7 @@
 """`f`, its gradient and its curvature, against Keras and finite differences."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -194,9 +196,14 @@ def test_batch_mode_uses_the_batch_s_statistics_by_hand(float64):
 
 def test_frozen_batch_normalization_stays_in_inference_mode():
     model = conv_net()
-    model.layers[2].trainable = False
-    objective = Objective(model, conv_data(50), batch_norm="batch")
-    assert objective.settings["frozen_batch_norm_layers"] == [model.layers[2].name]
+    for layer in model.layers:
+        layer.trainable = not isinstance(layer, L.BatchNormalization)
+    x, y = conv_data(50)
+    model(x, training=True)
+    objective = Objective(model, (x, y), batch_norm="batch")
+    frozen = [layer.name for layer in model.layers if isinstance(layer, L.BatchNormalization)]
+    assert objective.settings["frozen_batch_norm_layers"] == frozen
+    assert objective.value() == Objective(model, (x, y)).value()
 
 
 def test_no_path_to_the_loss_is_a_zero_gradient():
@@ -285,6 +292,12 @@ def test_two_inputs_two_outputs_weights_and_penalties_equal_evaluate():
     metrics = [variable.numpy() for variable in model.metrics_variables]
     objective = Objective(model, (x, y, weights), batch_size=40)
     value = objective.value()
+    # An uneven end changes nothing but the activity penalty, which Keras takes per batch.
+    alone = [
+        Objective(model, (x, y, weights), batch_size=size, penalties=False).value()
+        for size in (40, 17)
+    ]
+    assert alone[0] == pytest.approx(alone[1], rel=1e-6) and alone[0] < value
     assert_same_bits(metrics, [variable.numpy() for variable in model.metrics_variables])
     evaluated = model.evaluate(
         x, y, sample_weight=weights, batch_size=40, verbose=0, return_dict=True
@@ -309,6 +322,20 @@ def test_value_repeats_to_the_bit():
     first, second = objective.value_and_gradient(), objective.value_and_gradient()
     assert first[0] == second[0]
     np.testing.assert_array_equal(first[1], second[1])
+
+
+def test_settings_tell_functions_apart():
+    model, data = conv_net(), conv_data(20)
+    options = [{}, {"label_smoothing": 0.1}]
+    losses = [keras.losses.CategoricalCrossentropy(from_logits=True, **each) for each in options]
+    losses += ["mse", "mae", keras.losses.MeanSquaredError(reduction="sum")]
+    one_hot = np.eye(3, dtype="f4")[data[1]]
+    described = set()
+    for loss in losses:
+        objective = Objective(model, (data[0], one_hot), loss)
+        objective.value()
+        described.add(json.dumps(objective.settings))
+    assert len(described) == len(losses)
 
 
 def test_tensors_in_tensors_out():

@@ -11,8 +11,9 @@ from keras_sharp.measures.subspace import FullSpace, GaussianSubspace
 from keras_sharp.objective import Objective
 from keras_sharp.progress import Progress
 
-# How far into the box the seeded step goes that leaves a stationary point.
-_STEP = 0.1
+# A stationary point is left by so many random steps of this part of the box, each followed uphill:
+# from a single one, ascent can end in a corner far below the highest.
+_STARTS, _STEP = 16, 0.1
 
 # Near the maximum the differences of f drown in its rounding, and a line search goes on for dozens
 # of passes over the data. So many evaluations in a row without a higher point end it.
@@ -45,13 +46,14 @@ class Ascent:
 
     Attributes:
         loss: `f(x)`.
-        start: `(p,)` float64, where a solver starts: 0, or a step away from a stationary point.
+        start: `(p,)` float64, where a solver starts: 0, or the highest point found around a
+            stationary point.
         start_value: `f` there.
         gradient: `(p,)` float64, its gradient there.
-        left_stationary_point: Whether that step was needed.
+        stationary: Whether `x` is a stationary point.
         corner: `f` at the corner the signs of `gradient` point to.
         best: Highest `f` a solver evaluated.
-        best_y: `(p,)` float64, where.
+        best_y: `(p,)` float64, where: NumPy or a tensor.
         evaluations: Gradient passes so far.
         stalled: Evaluations in a row that found no higher point.
 
@@ -72,6 +74,7 @@ class Ascent:
         self._space = space
         self._progress = progress
         self.bound = bound
+        self._bound_on_device = tf.constant(bound)
         self.evaluations, self.stalled = 1, 0
         self.start = self.best_y = np.zeros_like(bound)
         loss, gradient = objective.value_and_gradient(space.lift(self.start))
@@ -80,10 +83,9 @@ class Ascent:
         self.gradient = space.pull(gradient)
         # A gradient that promises less over the whole box than f is rounded by tells nothing.
         promised = float(np.abs(self.gradient) @ bound)
-        self.left_stationary_point = promised <= _rounding(loss)
-        if self.left_stationary_point:
-            self.start = _STEP * bound * np.random.default_rng(seed).uniform(-1, 1, bound.size)
-            self.start_value, self.gradient = self.evaluate(self.start)
+        self.stationary = promised <= objective.rounding * abs(loss)
+        if self.stationary:
+            self._leave(np.random.default_rng(seed))
         self.corner = objective.value(space.lift(self.corner_from(self.start, self.gradient)))
         _check_finite(self.corner)
 
@@ -92,19 +94,34 @@ class Ascent:
         value, gradient = self._objective.value_and_gradient(self._space.lift(y))
         _check_finite(value)
         self.evaluations += 1
-        self.stalled = 0 if value > self.best + _rounding(self.best) else self.stalled + 1
+        visible = self.best + self._objective.rounding * abs(self.best)
+        self.stalled = 0 if value > visible else self.stalled + 1
         if value > self.best:
-            self.best, self.best_y = value, np.array(y)
+            self.best, self.best_y = value, y if isinstance(y, tf.Tensor) else y.copy()
         self._progress.note(loss=self.best)
         return value, self._space.pull(gradient)
 
     def corner_from(self, y: Any, gradient: Any) -> tf.Tensor:
         """Returns the corner the signs point to; a coordinate without a slope stays at `y`."""
-        return tf.where(gradient == 0, y, self.bound * tf.sign(gradient))
+        return tf.where(gradient == 0, y, self._bound_on_device * tf.sign(gradient))
 
     def advance(self, iterations: int) -> None:
         """Shows how many iterations are done."""
         self._progress.update(iterations)
+
+    def _leave(self, random: np.random.Generator) -> None:
+        """Climbs by sign ascent from random points near `x`, and starts at the highest it saw."""
+        for _ in range(_STARTS):
+            y = tf.constant(_STEP * self.bound * random.uniform(-1, 1, self.bound.size))
+            previous = -np.inf
+            value, gradient = self.evaluate(y)
+            while value > previous:
+                if value == self.best:
+                    self.start = np.array(y)
+                    self.start_value, self.gradient = value, np.asarray(gradient)
+                previous, y = value, self.corner_from(y, gradient)
+                value, gradient = self.evaluate(y)
+        self.stalled = 0
 
 
 class _Stalled(Exception):
@@ -177,10 +194,6 @@ SOLVERS: dict[str, Callable[[Ascent, int], Search]] = {
     "l-bfgs-b": lbfgsb,
     "sign-ascent": sign_ascent,
 }
-
-
-def _rounding(value: float) -> float:
-    return np.finfo(np.float32).eps * abs(value)
 
 
 def _check_start(loss: float, gradient: np.ndarray) -> None:

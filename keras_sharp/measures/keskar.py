@@ -1,5 +1,6 @@
 """Epsilon-sharpness, Metric 2.1 of Keskar et al. 2017."""
 
+import numbers
 import time
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import scipy
 import tensorflow as tf
 
+from keras_sharp.arguments import integer
 from keras_sharp.measures.ascent import SOLVERS, Ascent
 from keras_sharp.measures.subspace import FullSpace, GaussianSubspace
 from keras_sharp.objective import Objective
@@ -54,7 +56,7 @@ def sharpness(
             convergence.
         solver: `"l-bfgs-b"`, as the paper, or `"sign-ascent"`: `y <- bound * sign(gradient)`,
             cheaper for millions of weights since all but one number per pass stays on the device.
-        seed: Seed of `A` and of the step that leaves a stationary point.
+        seed: Seed of `A` and of the steps that leave a stationary point.
         batch_size: Examples per evaluation batch. Defaults to 1000 for arrays and to a pipeline's
             own. It changes the value only with `batch_norm="batch"`.
         penalties: Whether regularizers and `add_loss` terms belong to `f`.
@@ -74,10 +76,11 @@ def sharpness(
 
     Note:
         The paper leaves open the start of L-BFGS-B, its scaling, and the distribution of `A`. Here
-        the start is `y = 0`, or a seeded step into the box where the model sits at a stationary
-        point; the solver is handed `f` divided by its largest gradient entry, with zero tolerances,
-        so that the value does not depend on the units of the loss and is never 0 because of a
-        tolerance; and `A` is not normalised.
+        the start is `y = 0`, or, where the model sits at a stationary point, the highest point that
+        sign ascent reaches from 16 random ones; the solver is handed `f` divided by its largest
+        gradient entry, with zero tolerances, so that the value does not depend on the units of the
+        loss and is never 0 because of a tolerance; and `A` is not normalised. A search that finds
+        no higher point in ten evaluations is stopped before its tenth iteration.
 
     Example:
     ```python
@@ -88,7 +91,7 @@ def sharpness(
     References:
         - [Keskar et al., 2017](https://arxiv.org/abs/1609.04836), section 2.2.2.
     """
-    _check_search(epsilon, max_iterations, solver, seed, subspace_dim, verbose)
+    search = _checked(epsilon, subspace_dim, max_iterations, solver, seed, verbose)
     objective = Objective(
         model,
         ds,
@@ -98,16 +101,7 @@ def sharpness(
         penalties=penalties,
         check_data=check_data,
     )
-    return epsilon_sharpness(
-        objective,
-        epsilon=epsilon,
-        subspace_dim=subspace_dim,
-        max_iterations=max_iterations,
-        solver=solver,
-        seed=seed,
-        subspace_memory=subspace_memory,
-        verbose=verbose,
-    )
+    return epsilon_sharpness(objective, **search, subspace_memory=subspace_memory, verbose=verbose)
 
 
 def epsilon_sharpness(
@@ -125,7 +119,8 @@ def epsilon_sharpness(
 
     Arguments, result and errors are those of `sharpness`.
     """
-    _check_search(epsilon, max_iterations, solver, seed, subspace_dim, verbose)
+    search = _checked(epsilon, subspace_dim, max_iterations, solver, seed, verbose)
+    epsilon, subspace_dim, seed = search["epsilon"], search["subspace_dim"], search["seed"]
     started = time.perf_counter()
     centre = objective.weights
     if subspace_dim is None:
@@ -138,14 +133,14 @@ def epsilon_sharpness(
     else:
         space = GaussianSubspace(centre, subspace_dim, seed=seed, memory=subspace_memory)
     bound = epsilon * (np.abs(space.coordinates) + 1)
-    with Progress("sharpness", max_iterations, verbose) as progress:
+    with Progress("sharpness", search["max_iterations"], verbose) as progress:
         ascent = Ascent(objective, space, bound, seed, progress)
-        search = SOLVERS[solver](ascent, max_iterations)
+        end = SOLVERS[solver](ascent, search["max_iterations"])
     rise = 100 / (1 + ascent.loss)
     value, corner = rise * (ascent.best - ascent.loss), rise * (ascent.corner - ascent.loss)
-    status = [search.sentence]
-    if ascent.left_stationary_point:
-        status.insert(0, "The weights are a stationary point, left by a seeded step.")
+    status = [end.sentence]
+    if ascent.stationary:
+        status.insert(0, "The weights are a stationary point, left by seeded steps.")
     if corner > value:
         status.append(
             f"The signed-gradient corner is higher ({corner:.4g}): take the value as a lower bound."
@@ -156,16 +151,12 @@ def epsilon_sharpness(
         max_loss=ascent.best,
         corner=corner,
         status=" ".join(status),
-        solver_message=search.message,
-        iterations=search.iterations,
+        solver_message=end.message,
+        iterations=end.iterations,
         evaluations=ascent.evaluations,
-        at_bounds=float(np.mean(np.abs(ascent.best_y) >= bound * (1 - 1e-9))),
+        at_bounds=float(np.mean(np.abs(np.asarray(ascent.best_y)) >= bound * (1 - 1e-9))),
         seconds=time.perf_counter() - started,
-        epsilon=float(epsilon),
-        subspace_dim=subspace_dim,
-        solver=solver,
-        max_iterations=max_iterations,
-        seed=seed,
+        **search,
         objective=objective.settings,
         versions={
             "keras_sharp": __version__,
@@ -176,29 +167,27 @@ def epsilon_sharpness(
     )
 
 
-def _check_search(
+def _checked(
     epsilon: float,
+    subspace_dim: int | None,
     max_iterations: int,
     solver: str,
     seed: int,
-    subspace_dim: int | None,
     verbose: str | int,
-) -> None:
-    if not (np.isfinite(epsilon) and epsilon > 0):
-        raise ValueError(f"`epsilon` must be positive and finite. Received: epsilon={epsilon}")
-    if max_iterations != int(max_iterations) or max_iterations < 1:
-        raise ValueError(
-            "`max_iterations` must be a positive integer. Received: "
-            f"max_iterations={max_iterations}"
-        )
+) -> dict[str, Any]:
+    """Returns these arguments as JSON can hold them."""
+    if not isinstance(epsilon, numbers.Real) or not np.isfinite(epsilon) or epsilon <= 0:
+        raise ValueError(f"`epsilon` must be positive and finite. Received: epsilon={epsilon!r}")
     if solver not in SOLVERS:
         raise ValueError(f"`solver` must be one of {list(SOLVERS)}. Received: solver={solver!r}")
-    if seed != int(seed) or seed < 0:
-        raise ValueError(f"`seed` must be a non-negative integer. Received: seed={seed}")
-    if subspace_dim is not None and (subspace_dim != int(subspace_dim) or subspace_dim < 1):
-        raise ValueError(
-            "`subspace_dim` must be a positive integer or None. Received: "
-            f"subspace_dim={subspace_dim}"
-        )
     if verbose not in ("auto", 0, 1):
         raise ValueError(f'`verbose` must be "auto", 0 or 1. Received: verbose={verbose!r}')
+    if subspace_dim is not None:
+        subspace_dim = integer("subspace_dim", subspace_dim)
+    return {
+        "epsilon": float(epsilon),
+        "subspace_dim": subspace_dim,
+        "max_iterations": integer("max_iterations", max_iterations),
+        "solver": solver,
+        "seed": integer("seed", seed, at_least=0),
+    }

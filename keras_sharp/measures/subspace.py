@@ -1,14 +1,16 @@
 """Where the weights may move: every coordinate, or a random subspace."""
 
 import concurrent.futures
+import functools
+import os
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
-# Rows of A are drawn in blocks of this many, each from its own seed: the matrix is the same whether
-# it is kept or drawn again.
-_BLOCK = 2**16
+# A is drawn in blocks of rows of about this many entries (16 MB), each from a seed of its own: the
+# matrix is the same whether it is kept or drawn again.
+_ENTRIES = 2**22
 
 
 class FullSpace:
@@ -16,15 +18,21 @@ class FullSpace:
 
     Args:
         centre: `(n,)` float64, the weights `x`.
+
+    Attributes:
+        coordinates: `(n,)` float64, `A^+ x`, which is `x`.
     """
 
     def __init__(self, centre: np.ndarray):
-        self.centre = centre
         self.coordinates = centre
 
+    @functools.cached_property
+    def _on_device(self) -> tf.Tensor:
+        return tf.constant(self.coordinates)
+
     def lift(self, y: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
-        """Returns the weights at `y`, `(n,)` float64."""
-        return self.centre + y
+        """Returns the weights at `y`, `(n,)` float64, of its kind."""
+        return (self._on_device if isinstance(y, tf.Tensor) else self.coordinates) + y
 
     def pull(self, gradient: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
         """Returns a gradient over the weights as one over `y`, `(n,)` float64."""
@@ -52,10 +60,11 @@ class GaussianSubspace:
         self.centre = centre
         self._dim = dim
         self._seed = seed
+        self._rows = max(1, _ENTRIES // dim)
+        self._starts = range(0, centre.size, self._rows)
         self._kept: list[np.ndarray] | None = None
         if 4 * dim * centre.size <= memory:
-            with concurrent.futures.ThreadPoolExecutor() as pool:
-                self._kept = list(pool.map(self._draw, self._starts()))
+            self._kept = list(self._drawn())
         gram, projection = np.zeros((dim, dim)), np.zeros(dim)
         for rows, block in self._blocks():
             gram += block.T @ block
@@ -74,16 +83,20 @@ class GaussianSubspace:
             total += block.T @ gradient[rows].astype(np.float32)
         return total
 
-    def _starts(self) -> range:
-        return range(0, self.centre.size, _BLOCK)
+    def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        blocks = self._drawn() if self._kept is None else self._kept
+        for start, block in zip(self._starts, blocks, strict=True):
+            yield slice(start, start + len(block)), block
+
+    def _drawn(self) -> Iterator[np.ndarray]:
+        """Draws all blocks, as many at once as there are cores."""
+        workers = os.cpu_count() or 1
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            for first in range(0, len(self._starts), workers):
+                yield from pool.map(self._draw, self._starts[first : first + workers])
 
     def _draw(self, start: int) -> np.ndarray:
-        """Returns the block of rows that begins at `start`, `(<= _BLOCK, p)` float32."""
+        """Returns the block of rows that begins at `start`, `(<= rows, p)` float32."""
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, start])))
-        rows = min(_BLOCK, self.centre.size - start)
+        rows = min(self._rows, self.centre.size - start)
         return random.standard_normal((rows, self._dim), dtype=np.float32)
-
-    def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        blocks = map(self._draw, self._starts()) if self._kept is None else self._kept
-        for start, block in zip(self._starts(), blocks, strict=True):
-            yield slice(start, start + len(block)), block

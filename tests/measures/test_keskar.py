@@ -68,21 +68,20 @@ def test_quadratic_from_its_exact_minimum(solver, epsilon):
     assert float(result) == result.value and result.at_bounds == 1.0
 
 
+@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("solver", ["l-bfgs-b", "sign-ascent"])
-def test_subspace_ends_in_a_corner(solver):
+def test_subspace_against_all_corners_from_the_exact_minimum(solver, seed):
     model, data, curvatures = orthogonal_regression()
     w = model.get_weights()[0].ravel().astype("float64")
-    basis = GaussianSubspace(w, 3, seed=4, memory=2**20)
+    basis = GaussianSubspace(w, 3, seed=seed, memory=2**20)
     a = np.stack([basis.lift(unit) - w for unit in np.eye(3)], axis=1)
     half = 1e-3 * (np.abs(np.linalg.pinv(a) @ w) + 1)
     corners = [
         np.sum(curvatures * (a @ (half * signs)) ** 2)
         for signs in itertools.product([-1, 1], repeat=3)
     ]
-    value = sharpness(model, data, subspace_dim=3, seed=4, solver=solver).value
-    # A convex function has its local maxima at corners, and ascent from the centre ends in one of
-    # them.
-    assert any(value == pytest.approx(100 * corner, rel=1e-3) for corner in corners)
+    result = sharpness(model, data, subspace_dim=3, seed=seed, solver=solver)
+    assert result.value == pytest.approx(100 * max(corners), rel=1e-3)
 
 
 def test_subspace_finds_the_best_corner_where_the_gradient_points_to_it():
@@ -144,7 +143,7 @@ def test_the_rise_scales_with_the_loss(factor, subspace_dim):
         return factor * base(y_true, y_pred)
 
     one = sharpness(model, data, subspace_dim=subspace_dim)
-    other = sharpness(model, data, subspace_dim=subspace_dim, loss=scaled, batch_size=300)
+    other = sharpness(model, data, subspace_dim=subspace_dim, loss=scaled, batch_size=70)
     assert other.max_loss - other.loss == pytest.approx(
         factor * (one.max_loss - one.loss), rel=1e-2
     )
@@ -225,9 +224,9 @@ def test_batching_and_source():
     model, (x, y) = classifier(), digits()
     model.fit(x, y, epochs=2, verbose=0)
     pipeline = tf.data.Dataset.from_tensor_slices((x, y)).batch(100)
-    values = [sharpness(model, (x, y), batch_size=size).value for size in (1000, 777, None)]
+    values = [sharpness(model, (x, y), batch_size=size).value for size in (1000, 777)]
     values.append(sharpness(model, pipeline).value)
-    assert values == pytest.approx([values[0]] * 4, rel=1e-2)
+    assert values == pytest.approx([values[0]] * 3, rel=1e-2)
 
 
 @pytest.mark.parametrize("batch_norm", ["inference", "batch"])
@@ -287,7 +286,23 @@ def test_kinds_of_models():
     ]
     for model, data, weights in cases:
         result = sharpness(model, data)
-        assert result.value > 0 and result.objective["weights"] == weights
+        assert result.objective["weights"] == weights
+        assert result.corner == pytest.approx(corner_by_keras(model, *data), rel=2e-2)
+
+
+def corner_by_keras(model, x, y, sample_weight=None):
+    """The sharpness of the signed-gradient corner, by moving the weights of the model itself."""
+
+    def loss():
+        return model.compute_loss(x, y, model(x, training=False), sample_weight)
+
+    variables = model.trainable_variables
+    with tf.GradientTape() as tape:
+        before = loss()
+    slopes = tape.gradient(before, [variable.value for variable in variables])
+    for variable, slope in zip(variables, slopes, strict=True):
+        variable.assign_add(1e-3 * (np.abs(variable) + 1) * np.sign(slope))
+    return 100 * (float(loss()) - float(before)) / (1 + float(before))
 
 
 def test_a_subspace_that_does_not_fit_is_the_same_subspace():
@@ -313,6 +328,12 @@ def test_solvers_agree_and_json_round_trips():
     assert first.objective["data_digest"] == second.objective["data_digest"]
 
 
+def test_numpy_integers_are_as_good_as_python_s():
+    arguments = {"seed": np.int64(3), "max_iterations": np.int32(2), "subspace_dim": np.int64(4)}
+    result = sharpness(classifier(), digits(20), epsilon=np.float32(1e-3), **arguments)
+    assert keras_sharp.SharpnessResult.from_json(result.to_json()) == result
+
+
 def test_the_bar_is_shown_when_asked_for(capsys):
     model, data = classifier(), digits(100)
     sharpness(model, data, verbose=0)
@@ -330,6 +351,8 @@ def test_the_bar_is_shown_when_asked_for(capsys):
     [
         ({"epsilon": 0}, "`epsilon` must be positive"),
         ({"epsilon": float("nan")}, "`epsilon` must be positive"),
+        ({"epsilon": "1"}, "`epsilon` must be positive"),
+        ({"subspace_dim": 3.0}, "`subspace_dim` must be a positive integer"),
         ({"max_iterations": 0}, "`max_iterations` must be"),
         ({"solver": "adam"}, "`solver` must be"),
         ({"seed": -1}, "`seed` must be"),

@@ -15,7 +15,7 @@ def dense(space):
 
 @pytest.fixture(params=["kept", "drawn again"])
 def space(request, monkeypatch):
-    monkeypatch.setattr(subspace, "_BLOCK", 300)
+    monkeypatch.setattr(subspace, "_ENTRIES", 2100)
     return GaussianSubspace(CENTRE, 7, seed=5, memory=2**20 if request.param == "kept" else 0)
 
 
