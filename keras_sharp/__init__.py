@@ -1,5 +1,6 @@
 """Sharpness of minima and large-batch training for Keras models."""
 
+from keras_sharp import datasets, networks, training
 from keras_sharp.measures import epsilon_sharpness, sharpness
 from keras_sharp.objective import Objective
 from keras_sharp.results import SharpnessResult
@@ -9,6 +10,9 @@ __all__ = [
     "Objective",
     "SharpnessResult",
     "__version__",
+    "datasets",
     "epsilon_sharpness",
+    "networks",
     "sharpness",
+    "training",
 ]

@@ -37,7 +37,7 @@ def number_of_examples(parts: tuple[Any, ...]) -> int:
     if len(lengths) != 1 or None in lengths:
         raise ValueError(
             "All arrays of `data` must have the same first dimension, the number of examples. "
-            f"Received: shapes {shapes}"
+            f"A pipeline must be batched. Received: shapes {shapes}"
         )
     return lengths.pop()
 

@@ -138,6 +138,11 @@ class _TermRecorder(CompileLoss):
 
     def _recorded(self, entry: Any):
         loss, dtype = entry.loss, self._sum_dtype
+        if type(loss).__call__ is not keras.losses.Loss.__call__:
+            raise ValueError(
+                f"The loss of {entry.name!r} must override `call`, which returns one value per "
+                f"example, and not `__call__`. Received: {type(loss).__name__}"
+            )
         reduction = _standard(loss.reduction, entry.name)
         weight = 1.0 if entry.loss_weights is None else float(entry.loss_weights)
 
@@ -210,10 +215,12 @@ def _labels_in_range(loss: keras.losses.Loss, y_true: Any, y_pred: Any) -> tuple
     if getattr(loss, "fn", None) is not keras.losses.sparse_categorical_crossentropy:
         return y_true, tf.constant(True)
     y_true = tf.convert_to_tensor(y_true)
-    good = (y_true >= 0) & (y_true < tf.cast(y_pred.shape[-1], y_true.dtype))
+    # As wide as any number of classes: 300 is no uint8.
+    labels = tf.cast(y_true, tf.float64 if y_true.dtype.is_floating else tf.int64)
+    good = (labels >= 0) & (labels < tf.cast(y_pred.shape[-1], labels.dtype))
     ignored = getattr(loss, "ignore_class", None)
     if ignored is not None:
-        good |= y_true == tf.cast(ignored, y_true.dtype)
+        good |= labels == tf.cast(ignored, labels.dtype)
     return tf.where(good, y_true, tf.zeros_like(y_true)), tf.reduce_all(good)
 
 

@@ -24,7 +24,7 @@ ARROWS = {
     "measures": {"arguments", "objective", "progress", "results", "version"},
     "training": {"arguments", "labelled", "losses"},
     "tuner": {"training", "measures", "networks", "datasets"},
-    "__init__": {"measures", "objective", "results", "training", "version"},
+    "__init__": {"measures", "objective", "results", "version"},
 }
 
 

@@ -121,6 +121,7 @@ def test_a_pipeline_whose_sizes_change_later_is_caught(monkeypatch, check):
         ((X, None), None, "must be labelled"),
         (tf.data.Dataset.from_tensor_slices(X).batch(8), None, "must be labelled"),
         ((X, Y[:-1]), None, "same first dimension"),
+        (tf.data.Dataset.from_tensor_slices((X, Y)), None, "must be batched"),
         (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat(), None, "must end"),
         (Pairs(), 10, "must be left out for a PyDataset"),
         ((X, Y), 0, "positive integer"),

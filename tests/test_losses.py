@@ -131,6 +131,25 @@ def test_labels_out_of_range_are_reported(loss):
     assert bool(good.labels_in_range) and not bool(bad.labels_in_range)
 
 
+def test_labels_of_narrow_types():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(300)])
+    terms = LossTerms(model, "sparse_categorical_crossentropy")
+    for dtype in ("uint8", "int8", "float16"):
+        with keras.StatelessScope(collect_losses=True):
+            labels = np.array([0, 99], dtype=dtype)
+            assert bool(terms(labels, model(tf.zeros((2, 4))))[0].labels_in_range)
+
+
+def test_a_loss_with_a_call_of_its_own_is_an_error():
+    class Own(keras.losses.Loss):
+        def __call__(self, y_true, y_pred, sample_weight=None):
+            return 0.0
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    with pytest.raises(ValueError, match="must override `call`"):
+        LossTerms(model, Own())(tf.zeros((2, 1)), model(tf.zeros((2, 4))))
+
+
 def test_no_loss_is_an_error():
     with pytest.raises(ValueError, match="compiled with one"):
         LossTerms(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]))

@@ -200,7 +200,8 @@ def _check_start(loss: float, gradient: np.ndarray) -> None:
     if not np.isfinite(loss) or not np.all(np.isfinite(gradient)):
         raise ValueError(
             "The loss and its gradient at the model's weights must be finite: there is no minimum "
-            f"to measure. Received: loss={loss}, largest gradient={np.max(np.abs(gradient))}"
+            "to measure. Look for NaN or infinity in the data and the weights. Received: "
+            f"loss={loss}, largest gradient={np.max(np.abs(gradient))}"
         )
     if loss <= -1:
         raise ValueError(

@@ -324,6 +324,7 @@ def test_solvers_agree_and_json_round_trips():
     )
     assert second.value == pytest.approx(first.value, rel=0.05)
     assert keras_sharp.SharpnessResult.from_json(first.to_json()) == first
+    assert f"{first:.3f}" == f"{first.value:.3f}"
     assert "l-bfgs-b" in repr(first) and "batches of 300" in repr(first)
     assert first.objective["data_digest"] == second.objective["data_digest"]
 
