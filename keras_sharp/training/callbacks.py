@@ -8,9 +8,7 @@ _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_tr
 
 # Keras has no slot for the state of a callback: these are the fields that `on_train_begin` resets.
 _FIELDS = {
-    keras.callbacks.EarlyStopping: (
-        *("wait", "stopped_epoch", "best", "best_epoch", "best_weights"),
-    ),
+    keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_epoch", "best_weights"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "cooldown_counter", "best"),
 }
 
@@ -68,23 +66,3 @@ def _get_state(part: Any) -> Any:
         return part.get_state()
     fields = next(fields for kind, fields in _FIELDS.items() if isinstance(part, kind))
     return {field: getattr(part, field, None) for field in fields}
-
-
-class StepsPerCall:
-    """How many steps run in one call of the graph: about a second's worth.
-
-    The progress bar moves and Ctrl-C acts between calls. What is computed does not depend on it.
-
-    Attributes:
-        count: Steps of the next call.
-    """
-
-    def __init__(self, fixed: int | None):
-        self.count = fixed or 1
-        self._adapts = fixed is None
-
-    def took(self, steps: int, seconds: float) -> None:
-        """Takes how long the last call took."""
-        if self._adapts and steps == self.count:
-            wanted = int(self.count / max(seconds, 1e-6))
-            self.count = max(1, min(wanted, 8 * self.count))

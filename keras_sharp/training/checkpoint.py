@@ -52,6 +52,7 @@ def load(path: str, shapes: list[tuple[int, ...]]) -> tuple[list[np.ndarray], di
         AttributeError,
         EOFError,
         OSError,
+        RuntimeError,
         zipfile.BadZipFile,
     ) as error:
         raise ValueError(

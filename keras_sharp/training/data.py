@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sharp.labelled import labelled, number_of_examples, require_end
+from keras_sharp.training.fingerprint import digest
 from keras_sharp.training.loop import Loop
 
 
@@ -22,6 +23,7 @@ class Examples:
     Attributes:
         steps: Number of batches in an epoch.
         example: The first batch.
+        arrays: All arrays, in a list.
 
     Raises:
         ValueError: If the arrays or the batch size are of no use.
@@ -36,7 +38,8 @@ class Examples:
         at_most: bool = False,
     ):
         arrays = _checked_arrays(data)
-        self._size = len(keras.tree.flatten(arrays)[0])
+        self.arrays = keras.tree.flatten(arrays)
+        self._size = len(self.arrays[0])
         if at_most:
             batch_size = min(batch_size, self._size)
         integer = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
@@ -55,7 +58,7 @@ class Examples:
 
     def describe(self) -> dict[str, Any]:
         """Returns what a training that goes on must have in common with the one stopped."""
-        arrays = [[list(a.shape[1:]), str(a.dtype)] for a in keras.tree.flatten(self.example)]
+        arrays = [[list(a.shape[1:]), str(a.dtype), digest(a)] for a in self.arrays]
         return {"examples": self._size, "batch_size": self._batch_size, "arrays": arrays}
 
     def begin(self, seed: int | None = None, epoch: int = 0) -> None:

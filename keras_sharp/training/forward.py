@@ -76,6 +76,9 @@ class Forward:
             number: Number of the part. None if the batch is one part, like `share` and `masses`.
             share: Scalar float32, the part's fraction of the examples of the batch.
             masses: `(terms,)`, the divisors of the terms for the whole batch, if `weighted`.
+
+        Raises:
+            ValueError: If the pass updates what no step would write, as `predict` does.
         """
         targets = [v.value for v in self.trainable] if at is None else at
         scale = loss_scale(self._model.optimizer)
@@ -101,7 +104,11 @@ class Forward:
     def predict(
         self, batch: tuple, at: Any = None, *, number: Any = None, record: bool = False
     ) -> tuple[Any, list[tf.Tensor]]:
-        """Returns the predictions and the new states, and sets `terms` and `weighted`."""
+        """Returns the predictions and the new states, and sets `terms` and `weighted`.
+
+        Raises:
+            ValueError: If the pass updates variables whose updates would be lost.
+        """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         # Without an entry in the scope a weight would be missing in its regularizer.
         at = [v.value for v in self.trainable] if at is None else at

@@ -31,6 +31,26 @@ class Loop:
         self.over_iterator = tf.function(functools.partial(_over_iterator, step), autograph=False)
 
 
+class StepsPerCall:
+    """How many steps run in one call of the graph: about a second's worth.
+
+    The progress bar moves and Ctrl-C acts between calls. What is computed does not depend on it.
+
+    Attributes:
+        count: Steps of the next call.
+    """
+
+    def __init__(self, fixed: int | None):
+        self.count = fixed or 1
+        self._adapts = fixed is None
+
+    def took(self, steps: int, seconds: float) -> None:
+        """Takes how long the last call took."""
+        if self._adapts and steps == self.count:
+            wanted = int(self.count / max(seconds, 1e-6))
+            self.count = max(1, min(wanted, 8 * self.count))
+
+
 def _over_indices(
     step: Callable,
     data: Any,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from typing import Any
 
 import keras
@@ -23,9 +24,11 @@ class Record:
     Attributes:
         epoch: Number of epochs finished.
         batch_losses: `(steps,)` float32, of the last of them.
+        stopped: Whether a callback had asked to stop after them.
 
     Raises:
-        ValueError: If the file is damaged or of another training.
+        ValueError: If the file is damaged or of another training, or if nothing can be written to
+            its folder.
     """
 
     def __init__(
@@ -35,7 +38,7 @@ class Record:
         settings: dict[str, Any],
         parts: list[Any],
     ):
-        self.epoch = 0
+        self.epoch, self.stopped = 0, False
         self.batch_losses = np.zeros(0, np.float32)
         self._path = None if path is None else os.fspath(path)
         self._model = model
@@ -47,11 +50,13 @@ class Record:
         self._parts = parts
         self._values: list[np.ndarray] = []
         self._state: dict[str, Any] = {}
+        if self._path is not None:
+            _check_folder(self._path)
         if self._path is not None and os.path.exists(self._path):
             shapes = [tuple(v.shape) for v in self._variables]
             self._values, self._state = checkpoint.load(self._path, shapes)
             self._check_settings(self._state["settings"])
-            self.epoch = self._state["epoch"]
+            self.epoch, self.stopped = self._state["epoch"], self._state["stopped"]
             self.batch_losses = self._state["batch_losses"]
 
     def is_complete(self, epochs: int) -> bool:
@@ -66,7 +71,7 @@ class Record:
                 f"Received: epochs={epochs}"
             )
         ended = self._state.get("returned") is not None
-        return ended and (self._state["stopped"] or self.epoch == epochs)
+        return ended and (self.stopped or self.epoch == epochs)
 
     def restore_variables(self, returned: bool = False) -> None:
         """Sets the variables to what they were after the last epoch, or when `fit` returned."""
@@ -84,7 +89,11 @@ class Record:
             self._model.history.epoch = self._state["epochs"]
 
     def restore_parts(self) -> None:
-        """Gives callbacks their states, after they were told that the training begins."""
+        """Gives callbacks their states, after they were told that the training begins.
+
+        Raises:
+            ValueError: If they are others than those of the training.
+        """
         if self._state:
             set_states(self._parts, self._state["parts"])
 
@@ -96,6 +105,7 @@ class Record:
             batch_losses: Of the last of them.
         """
         self.epoch, self.batch_losses = epoch, batch_losses
+        self.stopped = bool(self._model.stop_training)
         if self._path is None:
             return
         self._values = [v.numpy() for v in self._variables]
@@ -103,7 +113,7 @@ class Record:
             "settings": self._settings,
             "epoch": epoch,
             "batch_losses": batch_losses,
-            "stopped": bool(self._model.stop_training),
+            "stopped": self.stopped,
             "history": self._model.history.history,
             "epochs": self._model.history.epoch,
             "parts": get_states(self._parts),
@@ -123,9 +133,15 @@ class Record:
         ]
         checkpoint.save(self._path, self._values, self._state)
 
+    def last_logs(self) -> dict[str, Any] | None:
+        """Returns the logs of the last epoch finished."""
+        if not self._state:
+            return None
+        return {name: values[-1] for name, values in self._state["history"].items()}
+
     def _check_settings(self, stored: dict[str, Any]) -> None:
         then, now = _flat(stored), _flat(self._settings)
-        for name in now:
+        for name in now | then:
             if now.get(name) != then.get(name):
                 raise ValueError(
                     "`checkpoint` must be of a training with the same settings. "
@@ -143,15 +159,13 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def config_of(thing: Any) -> Any:
-    """Returns what tells one optimizer or loss from another, fit for JSON."""
-    if isinstance(thing, keras.optimizers.Optimizer | keras.losses.Loss):
-        return _without_names(keras.saving.serialize_keras_object(thing))
-    return getattr(thing, "__qualname__", thing)
-
-
-def _without_names(config: Any) -> Any:
-    # Keras numbers the names of what is created in a process.
-    if isinstance(config, dict):
-        return {key: _without_names(item) for key, item in config.items() if key != "name"}
-    return config
+def _check_folder(path: str) -> None:
+    folder = os.path.dirname(path) or os.curdir
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            "`checkpoint` must be in a folder that exists and can be written to. Received: "
+            f"checkpoint={path!r} ({error.strerror})"
+        ) from error

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_sharp.training.forward import Forward, loss_scale
 from keras_sharp.training.passes import Passes
 from keras_sharp.training.split import Batch
+from keras_sharp.training.strategy import chain_of
 
 # Columns of a row of figures; from TERMS on, the terms of the loss.
 LOSS, SIZE, LEARNING_RATE, BAD_LABELS, TERMS = range(5)
@@ -72,6 +73,8 @@ class TrainStep:
         columns: Length of a row of figures.
         bad_labels: The column that is not 0 if a label is no class.
         names: Names of the terms of the loss, the last columns.
+        all_finite: Returns a scalar bool: whether all numbers that steps write into the model are
+            finite, on every replica.
     """
 
     bad_labels = BAD_LABELS
@@ -92,12 +95,17 @@ class TrainStep:
         self._forward = forward
         self._passes = passes
         self._gradient = gradient
+        self.all_finite = tf.function(self._all_finite, autograph=False)
         self._on_whole: Callable = self._take_whole
         if jit_compile:
             self._on_whole = tf.function(self._take_whole, jit_compile=True, autograph=False)
 
     def __call__(self, batch: Batch) -> tf.Tensor:
-        """Returns the row of figures of the step, `(columns,)` float32."""
+        """Returns the row of figures of the step, `(columns,)` float32.
+
+        Raises:
+            ValueError: If the gradient rule never evaluates the loss.
+        """
         if self._passes.is_one(batch.size):
             return self._on_whole(batch.fetch(batch.handle))
         return self._take(functools.partial(self._passes.total, batch), batch.size)
@@ -109,7 +117,15 @@ class TrainStep:
     def _take(self, run: Callable, size: Any) -> tf.Tensor:
         step = Step(self._strategy, self._forward, run)
         learning_rate = self._optimizer.learning_rate
-        loss, gradient = self._gradient(step)
+        result = self._gradient(step)
+        if step.first_pass is None or not isinstance(result, tuple) or len(result) != 2:
+            called = "without" if step.first_pass is None else "after"
+            raise ValueError(
+                "`gradient` must call `step.gradient()` at least once, and return the loss and the "
+                f"gradient. Received: {type(self._gradient).__name__}, which returned "
+                f"{type(result).__name__} {called} a call"
+            )
+        loss, gradient = result
         with _reduced_already(self._optimizer):
             self._strategy.run(self._apply, args=(gradient,))
         values, states = step.first_pass
@@ -118,6 +134,16 @@ class TrainStep:
             self._strategy.extended.update(variable.value, _assign, args=(state,))
         figures = [loss, size, learning_rate]
         return tf.concat([[tf.cast(figure, tf.float32) for figure in figures], values], 0)
+
+    def _all_finite(self) -> tf.Tensor:
+        written = [v.value for v in [*self._forward.trainable, *self._forward.states]]
+
+        def count_bad() -> tf.Tensor:
+            values = [tf.convert_to_tensor(v) for v in written if v.dtype.is_floating]
+            bad = [tf.math.count_nonzero(~tf.math.is_finite(value)) for value in values]
+            return tf.add_n(bad)
+
+        return self._strategy.reduce("SUM", self._strategy.run(count_bad), axis=None) == 0
 
     def _apply(self, gradient: list[tf.Tensor]) -> None:
         scale = loss_scale(self._optimizer)
@@ -139,9 +165,7 @@ def _reduced_already(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
     Keras clips before it does that, each replica its own part. With gradients of the global batch,
     handed to every replica, clipping and everything else in `apply` sees what one device would see.
     """
-    chain = [optimizer]
-    while inner := getattr(chain[-1], "inner_optimizer", None):
-        chain.append(inner)
+    chain = chain_of(optimizer)
     try:
         for each in chain:
             each.__dict__["_all_reduce_sum_gradients"] = list

@@ -42,23 +42,30 @@ def check_optimizer(
     """
     if strategy.num_replicas_in_sync == 1:
         return
-    while optimizer is not None:
+    for each in chain_of(optimizer):
         # Keras fixes an optimizer's strategy when it is created, and has no public name for it.
-        if optimizer._distribution_strategy is not strategy:
+        if each._distribution_strategy is not strategy:
             raise ValueError(
                 "`optimizer` must be created inside `with strategy.scope():`, or be given by its "
-                f"name. Received: {type(optimizer).__name__} created elsewhere"
+                f"name. Received: {type(each).__name__} created elsewhere"
             )
-        if optimizer.gradient_accumulation_steps:
+        if each.gradient_accumulation_steps:
             raise ValueError(
                 "`gradient_accumulation_steps` does not work on several replicas. Raise "
                 "`batch_size` and bound the memory with `micro_batch` instead. Received: "
-                f"gradient_accumulation_steps={optimizer.gradient_accumulation_steps}"
+                f"gradient_accumulation_steps={each.gradient_accumulation_steps}"
             )
-        if optimizer.ema_overwrite_frequency:
+        if each.ema_overwrite_frequency:
             raise ValueError(
                 "`ema_overwrite_frequency` does not work on several replicas. Use "
                 "`keras.callbacks.SwapEMAWeights` instead. Received: "
-                f"ema_overwrite_frequency={optimizer.ema_overwrite_frequency}"
+                f"ema_overwrite_frequency={each.ema_overwrite_frequency}"
             )
-        optimizer = getattr(optimizer, "inner_optimizer", None)
+
+
+def chain_of(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
+    """Returns an optimizer and the one inside it (of a `LossScaleOptimizer`), and so on."""
+    chain = [optimizer]
+    while inner := getattr(chain[-1], "inner_optimizer", None):
+        chain.append(inner)
+    return chain

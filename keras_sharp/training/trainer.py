@@ -10,18 +10,21 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sharp.losses import LossTerms
-from keras_sharp.training.callbacks import StepsPerCall, needs_every_batch
+from keras_sharp.training.callbacks import needs_every_batch
 from keras_sharp.training.communication import AllReduce
 from keras_sharp.training.data import Batches, Examples
+from keras_sharp.training.divergence import check_losses, check_weights
 from keras_sharp.training.evaluation import EvaluationStep
+from keras_sharp.training.fingerprint import describe, describe_model
 from keras_sharp.training.forward import Forward
 from keras_sharp.training.gradient import Plain
 from keras_sharp.training.jit import jit_pays
-from keras_sharp.training.loop import Loop
+from keras_sharp.training.labels import label_checks
+from keras_sharp.training.loop import Loop, StepsPerCall
 from keras_sharp.training.passes import Passes
-from keras_sharp.training.record import Record, config_of
-from keras_sharp.training.step import LEARNING_RATE, LOSS, SIZE, TERMS, TrainStep
-from keras_sharp.training.strategy import check_optimizer, choose_strategy
+from keras_sharp.training.record import Record
+from keras_sharp.training.step import LOSS, SIZE, TERMS, TrainStep
+from keras_sharp.training.strategy import chain_of, check_optimizer, choose_strategy
 
 History = keras.callbacks.History
 Data = Any  # a tuple of arrays, a tf.data.Dataset or a keras.utils.PyDataset
@@ -43,6 +46,8 @@ class Trainer:
         optimizer: A Keras optimizer or its name.
         loss: Any form `compile(loss=...)` takes.
         metrics: Any form `compile(metrics=...)` takes.
+        loss_weights: Any form `compile(loss_weights=...)` takes.
+        weighted_metrics: Any form `compile(weighted_metrics=...)` takes.
         gradient: The gradient rule. Defaults to `Plain()`.
         communication: How replicas agree on a gradient. Defaults to `AllReduce()`.
         strategy: Defaults to the one whose scope is open, else to the model's own.
@@ -56,7 +61,8 @@ class Trainer:
             weights before its step.
 
     Raises:
-        ValueError: If model, optimizer and strategy don't fit.
+        ValueError: If model, optimizer and strategy don't fit, or the model overrides what this
+            loop does itself.
 
     Example:
     ```python
@@ -72,6 +78,8 @@ class Trainer:
         loss: Any,
         *,
         metrics: Any = None,
+        loss_weights: Any = None,
+        weighted_metrics: Any = None,
         gradient: Callable | None = None,
         communication: Callable | None = None,
         strategy: tf.distribute.Strategy | None = None,
@@ -82,6 +90,12 @@ class Trainer:
             raise ValueError(
                 "`model` must not override `train_step`: this loop takes its own steps. Received: "
                 f"{type(model).__name__}"
+            )
+        if type(model).compute_loss is not keras.Model.compute_loss:
+            raise ValueError(
+                "`model` must not override `compute_loss`: the loss given would not be used, and a "
+                "loss of its own can't be split exactly over replicas and micro-batches. Write it "
+                f"as `loss` and `add_loss`. Received: {type(model).__name__}"
             )
         self.strategy = choose_strategy(strategy, model)
         if jit_compile not in (True, False, "auto"):
@@ -100,14 +114,21 @@ class Trainer:
         self._communication = communication or AllReduce()
         self._micro_batch = _integer("micro_batch", micro_batch)
         self._jit_compile = jit_compile
-        self._compile_arguments = {"optimizer": optimizer, "loss": loss, "metrics": metrics}
+        self._compile_arguments = {
+            "optimizer": optimizer,
+            "loss": loss,
+            "metrics": metrics,
+            "loss_weights": loss_weights,
+            "weighted_metrics": weighted_metrics,
+        }
         self._built_for: tuple | None = None
         self._compile()
         self._settings = {
-            "optimizer": config_of(model.optimizer),
-            "loss": keras.tree.map_structure(config_of, loss),
-            "gradient": type(self._gradient).__name__,
-            "communication": type(self._communication).__name__,
+            "optimizer": describe(model.optimizer),
+            "loss": describe(loss),
+            "loss_weights": describe(loss_weights),
+            "gradient": describe(self._gradient),
+            "communication": describe(self._communication),
             "micro_batch": self._micro_batch,
         }
 
@@ -157,8 +178,8 @@ class Trainer:
 
         Raises:
             ValueError: If data or settings are of no use, or the checkpoint is of another training.
-            FloatingPointError: If the loss is not finite; the checkpoint stays that of the epoch
-                before.
+            FloatingPointError: If the loss or, after an epoch, the weights are not finite; the
+                checkpoint stays that of the epoch before.
         """
         epochs = _integer("epochs", epochs, optional=False)
         seed = _integer("seed", seed, least=0, optional=False)
@@ -167,7 +188,10 @@ class Trainer:
         validation = None
         if validation_data is not None:
             validation = self._source(validation_data, batch_size, evaluation=True)
-        self._build(source.example)
+        self._build(source)
+        self._check_labels(source)
+        if validation is not None:
+            self._check_labels(validation)
         chain = keras.callbacks.CallbackList(
             callbacks,
             add_history=True,
@@ -177,10 +201,14 @@ class Trainer:
             epochs=epochs,
             steps=source.steps,
         )
-        settings = self._settings | source.describe() | {"seed": seed, "shuffle": shuffle}
-        settings["logs"] = sorted(self.model.get_metrics_result())
-        schedule = getattr(self.model.optimizer, "_learning_rate", None)
-        parts = [self._gradient, self._communication, schedule, *chain.callbacks]
+        settings = {}
+        if checkpoint is not None:  # hashing the data takes its time
+            settings = self._settings | source.describe() | {"seed": seed, "shuffle": shuffle}
+            settings["validation"] = None if validation is None else validation.describe()
+            settings["model"] = describe_model(self.model)
+            settings["logs"] = sorted(self.model.get_metrics_result())
+        schedules = [getattr(o, "_learning_rate", None) for o in chain_of(self.model.optimizer)]
+        parts = [self._gradient, self._communication, *schedules, *chain.callbacks]
         record = Record(checkpoint, self.model, settings, parts)
         complete = record.is_complete(epochs)
         record.restore_variables(returned=complete)
@@ -195,8 +223,10 @@ class Trainer:
         record.restore_parts()
         every_batch = any(needs_every_batch(callback) for callback in chain.callbacks)
         calls = StepsPerCall(1 if every_batch else steps_per_call)
-        logs = None
-        for epoch in range(record.epoch or self.model._initial_epoch or 0, epochs):
+        logs, last = record.last_logs(), epochs
+        if record.stopped:  # killed before the callbacks were told of the end
+            self.model.stop_training, last = True, record.epoch
+        for epoch in range(record.epoch or self.model._initial_epoch or 0, last):
             self.model.reset_metrics()
             chain.on_epoch_begin(epoch)
             source.begin(seed if shuffle else None, epoch)
@@ -208,6 +238,8 @@ class Trainer:
             record.save(epoch + 1, self.batch_losses)
             if self.model.stop_training:
                 break
+        # As in `fit`: an optimizer that averages the weights leaves the average in the model.
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         chain.on_train_end(logs)
         record.end()
         return self.model.history
@@ -221,9 +253,13 @@ class Trainer:
             data: As in `fit`.
             batch_size: Examples in a global batch. Defaults to 1000 for arrays.
             verbose: As in `keras.Model.evaluate`.
+
+        Raises:
+            ValueError: If data or settings are of no use, or the model overrides `test_step`.
         """
         source = self._source(data, batch_size, evaluation=True)
-        self._build(source.example)
+        self._build(source)
+        self._check_labels(source)
         chain = keras.callbacks.CallbackList(
             add_progbar=verbose != 0,
             model=self.model,
@@ -240,11 +276,15 @@ class Trainer:
         calls: StepsPerCall,
         chain: keras.callbacks.CallbackList,
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Takes the steps of an epoch. Returns the losses of its batches, and its logs."""
+        """Takes the steps of an epoch. Returns the losses of its batches, and its logs.
+
+        Raises:
+            FloatingPointError: If a loss or the weights after the last step are not finite.
+        """
         step = self._training.step
         losses, logs, examples, sums = [], {}, 0.0, np.zeros(step.columns)
         for first, rows in self._calls(source, self._training, calls, chain.on_train_batch_begin):
-            _check_losses(rows, epoch, first)
+            check_losses(rows, epoch, first)
             losses.append(rows[:, LOSS])
             sizes = rows[:, SIZE].astype(np.float64)
             examples, sums = examples + sizes.sum(), sums + sizes @ rows
@@ -254,6 +294,8 @@ class Trainer:
             chain.on_train_batch_end(first + len(rows) - 1, logs)
             if self.model.stop_training:
                 break
+        # The loss of a step is that before it: of the last one the weights alone tell.
+        check_weights(bool(step.all_finite()), rows[-1], epoch, first + len(rows))
         return np.concatenate(losses), logs
 
     def _evaluate(
@@ -267,6 +309,7 @@ class Trainer:
             seen.append(rows)
             logs = self._logs(*loop.step.losses(np.concatenate(seen)))
             chain.on_test_batch_end(first + len(rows) - 1, logs)
+        loop.step.check(np.concatenate(seen))
         chain.on_test_end(logs)
         return logs
 
@@ -307,6 +350,12 @@ class Trainer:
     def _source(
         self, data: Data, batch_size: int | None, evaluation: bool = False
     ) -> Examples | Batches:
+        if evaluation and type(self.model).test_step is not keras.Model.test_step:
+            raise ValueError(
+                "`model` must not override `test_step` to be evaluated here: its own steps would "
+                "not be taken. Leave out `validation_data`, or use `model.evaluate`. Received: "
+                f"{type(self.model).__name__}"
+            )
         if isinstance(data, tf.data.Dataset | keras.utils.PyDataset):
             if batch_size is not None and not evaluation:
                 raise ValueError(
@@ -329,9 +378,13 @@ class Trainer:
         self._compile_arguments["optimizer"] = self.model.optimizer
         self._compiled = self.model._compile_config
 
-    def _build(self, example: tuple) -> None:
-        """Builds what the steps need, unless they were built for the model as it is now."""
-        model = self.model
+    def _build(self, source: Examples | Batches) -> None:
+        """Builds what the steps need, unless they were built for the model as it is now.
+
+        Raises:
+            ValueError: If the model has no trainable weights, or updates what can't be kept.
+        """
+        model, example = self.model, source.example
         if self._compiled is not model._compile_config:
             self._compile()
         with self.strategy.scope():
@@ -351,8 +404,15 @@ class Trainer:
         passes = Passes(self.strategy, forward, self._communication, self._micro_batch, jit)
         step = TrainStep(self.strategy, model.optimizer, forward, passes, self._gradient, jit)
         self._training = Loop(step)
-        self._evaluation = Loop(EvaluationStep(model, self.strategy, len(forward.terms), jit))
+        terms = len(forward.terms)
+        self._evaluation = Loop(EvaluationStep(model, self.strategy, terms, jit, self._micro_batch))
         self._built_for = built_for
+
+    def _check_labels(self, source: Examples | Batches) -> None:
+        # Of a pipeline the labels are not known before they come.
+        if isinstance(source, Examples):
+            for check in self._label_checks:
+                check(source.arrays)
 
     def _trace(self, forward: Forward, example: tuple) -> tf.Graph:
         """Traces a forward pass, which tells what it updates and what the loss is made of."""
@@ -361,23 +421,18 @@ class Trainer:
             part = tf.convert_to_tensor(part)
             return tf.TensorSpec([None, *part.shape[1:]], part.dtype)
 
+        predictions = []
+
         def run(batch):
-            self.strategy.run(lambda batch: forward.predict(batch)[0], args=(batch,))
+            predict = lambda batch: predictions.append(forward.predict(batch)[0])  # noqa: E731
+            self.strategy.run(predict, args=(batch,))
 
         specs = keras.tree.map_structure(spec, example)
-        return tf.function(run, autograph=False).get_concrete_function(specs).graph
-
-
-def _check_losses(rows: np.ndarray, epoch: int, first: int) -> None:
-    bad = ~np.isfinite(rows[:, LOSS])
-    if bad.any():
-        index = int(np.argmax(bad))
-        raise FloatingPointError(
-            f"The loss is {rows[index, LOSS]} in epoch {epoch + 1}, step {first + index + 1}, at "
-            f"learning rate {rows[index, LEARNING_RATE]:g}. Lower the learning rate or clip the "
-            "gradient. The weights are of no use any more; a checkpoint holds those of the epoch "
-            "before."
-        )
+        concrete = tf.function(run, autograph=False).get_concrete_function(specs)
+        inputs = concrete.inputs[: len(keras.tree.flatten(specs))]
+        names = getattr(self.model, "output_names", None)
+        self._label_checks = label_checks(inputs, forward.terms, predictions[0], names)
+        return concrete.graph
 
 
 def _integer(name: str, value: Any, *, least: int = 1, optional: bool = True) -> int | None:

@@ -1,17 +1,17 @@
 """A training that was stopped ends like one that was not."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
+import tempfile
 
 import keras
 import numpy as np
 import pytest
 
-from keras_sharp.training import Plain, Trainer, checkpoint
+from keras_sharp.training import AllReduce, Plain, Trainer, checkpoint
 
 STOPPING = keras.callbacks.EarlyStopping
 PLATEAU = keras.callbacks.ReduceLROnPlateau
@@ -35,10 +35,11 @@ def train(net, loss, blobs, tmp_path):
 
     def run(epochs=5, data=blobs, callbacks=(), path=tmp_path / "training.npz", **options):
         optimizer = options.pop("optimizer", None) or keras.optimizers.Adam(0.01)
-        names = ("gradient", "micro_batch", "jit_compile")
+        names = ("gradient", "communication", "micro_batch", "jit_compile")
         settings = {"jit_compile": False} | {k: options.pop(k) for k in names if k in options}
-        model = net(batch_norm="plain", dropout=0.5)
-        trainer = Trainer(model, optimizer, loss, metrics=["accuracy"], **settings)
+        model = net(batch_norm="plain", dropout=options.pop("dropout", 0.5))
+        given = options.pop("loss", loss)
+        trainer = Trainer(model, optimizer, given, metrics=["accuracy"], **settings)
         options = {"batch_size": 32, "validation_data": data, "verbose": 0} | options
         history = trainer.fit(
             data, epochs=epochs, checkpoint=path, callbacks=list(callbacks), **options
@@ -98,8 +99,38 @@ def test_callbacks_go_on_where_they_were(train):
     assert_same(train(9, callbacks=[*callbacks(), stop_before(0)]), expected)
 
 
-class Counting(Plain):
-    """A rule with a state of its own."""
+@pytest.mark.parametrize("stops", [True, False])
+def test_killed_before_the_end_it_takes_no_further_step(train, stops):
+    """The last epoch is stored, but its callbacks were not yet told that the training ends."""
+
+    def callbacks():
+        patience = 2 if stops else 9
+        return [STOPPING("val_loss", mode="max", patience=patience, restore_best_weights=True)]
+
+    def optimizer():
+        return keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9)
+
+    def fail(logs=None):
+        raise Stop
+
+    def keep(logs=None):
+        told.append(logs)
+
+    told = []
+    options = {"dropout": 0.0, "steps_per_call": 5}
+    end = keras.callbacks.LambdaCallback(on_train_end=keep)
+    expected = train(5, callbacks=[*callbacks(), end], path=None, optimizer=optimizer(), **options)
+    assert len(expected[1].epoch) == (3 if stops else 5)
+    with pytest.raises(Stop):
+        failing = keras.callbacks.LambdaCallback(on_train_end=fail)
+        train(5, callbacks=[failing, *callbacks()], optimizer=optimizer(), **options)
+    again = [stop_before(len(expected[1].epoch)), *callbacks(), end]
+    assert_same(train(5, callbacks=again, optimizer=optimizer(), **options), expected)
+    assert told[0] == told[1]
+
+
+class Counting:
+    """Something with a state of its own: how often a training was begun with it."""
 
     def __init__(self):
         self.started = 0
@@ -112,12 +143,104 @@ class Counting(Plain):
         self.started = state["started"] + 1
 
 
-def test_rules_with_a_state_go_on(train):
+class CountingRule(Counting, Plain):
+    pass
+
+
+class CountingCommunication(Counting, AllReduce):
+    pass
+
+
+class CountingSchedule(Counting, keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return 0.01
+
+    def get_config(self):
+        return {}
+
+
+def in_optimizer(schedule):
+    return {"optimizer": keras.optimizers.SGD(schedule)}
+
+
+def in_scaled_optimizer(schedule):
+    return {"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(schedule))}
+
+
+@pytest.mark.parametrize(
+    ("kind", "slot"),
+    [
+        (CountingRule, lambda rule: {"gradient": rule}),
+        (CountingCommunication, lambda communication: {"communication": communication}),
+        (CountingSchedule, in_optimizer),
+        (CountingSchedule, in_scaled_optimizer),
+    ],
+)
+def test_parts_with_a_state_go_on(train, kind, slot):
     with pytest.raises(Stop):
-        train(gradient=Counting(), callbacks=[stop_before(2)])
-    rule = Counting()
-    train(gradient=rule)
-    assert rule.started == 1
+        train(3, callbacks=[stop_before(1)], **slot(kind()))
+    part = kind()
+    train(3, **slot(part))
+    assert part.started == 1
+
+
+class Scaled(Plain):
+    """A rule with a setting."""
+
+    def __init__(self, factor):
+        self._factor = factor
+
+
+def squared(power):
+    def loss(y, y_pred):
+        return keras.ops.mean(keras.ops.abs(y - y_pred[:, :1]) ** power, axis=-1)
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "name"),
+    [
+        ({"gradient": Scaled(1.0)}, {"gradient": Scaled(2.0)}, "gradient._factor=1.0"),
+        ({"loss": squared(2)}, {"loss": squared(3)}, r"loss.values=\[2\]"),
+        ({"dropout": 0.5}, {"dropout": 0.4}, "Dropout.rate=0.5"),
+    ],
+)
+def test_settings_of_one_name_and_different_values_are_refused(train, first, then, name):
+    train(1, **first)
+    train(1, **first)
+    with pytest.raises(ValueError, match=f"the same settings. .* has .*{name}. Received"):
+        train(2, **then)
+
+
+def test_a_folder_that_can_not_be_written_to(train, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    message = "`checkpoint` must be in a folder that exists and can be written to"
+    for path in (tmp_path / "none" / "a.npz", tmp_path / "file" / "a.npz"):
+        with pytest.raises(ValueError, match=message):
+            train(path=path, callbacks=[stop_before(0)])
+
+    def forbid(dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", forbid)
+    with pytest.raises(ValueError, match=f"{message}.*Permission denied"):
+        train(callbacks=[stop_before(0)])
+
+
+def test_a_last_step_that_diverges_leaves_the_checkpoint(train, tmp_path):
+    expected = train(2, batch_size=130)
+    content = (tmp_path / "training.npz").read_bytes()
+    optimizer = keras.optimizers.Adam(0.01)
+
+    def explode(epoch, logs=None):
+        optimizer.learning_rate = float("inf")
+
+    with pytest.raises(FloatingPointError, match="weights are not finite in epoch 3, step 1"):
+        callback = keras.callbacks.LambdaCallback(on_epoch_begin=explode)
+        train(5, optimizer=optimizer, callbacks=[callback], batch_size=130)
+    assert (tmp_path / "training.npz").read_bytes() == content
+    assert_same(train(2, batch_size=130), expected)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +251,7 @@ def test_rules_with_a_state_go_on(train):
         {"shuffle": False},
         {"optimizer": keras.optimizers.Adam(0.02)},
         {"micro_batch": 8},
-        {"gradient": Counting()},
+        {"gradient": CountingRule()},
     ],
 )
 def test_other_settings_are_refused(train, change):
@@ -141,6 +264,12 @@ def test_other_data_and_other_models_are_refused(train, blobs, net, loss, tmp_pa
     train(1)
     with pytest.raises(ValueError, match="has examples=130. Received: examples=100"):
         train(2, data=(blobs[0][:100], blobs[1][:100]))
+    other = blobs[0].copy()
+    other[-1, -1] += 1e-3
+    with pytest.raises(ValueError, match="has arrays="):
+        train(2, data=(other, blobs[1]), validation_data=blobs)
+    with pytest.raises(ValueError, match="has validation.arrays="):
+        train(2, validation_data=(other, blobs[1]))
     trainer = Trainer(net(), keras.optimizers.Adam(0.01), loss)
     with pytest.raises(ValueError, match="must be of the same model and optimizer"):
         trainer.fit(blobs, batch_size=32, epochs=2, checkpoint=tmp_path / "training.npz")
@@ -148,10 +277,11 @@ def test_other_data_and_other_models_are_refused(train, blobs, net, loss, tmp_pa
 
 def test_damaged_and_foreign_files_are_refused(train, tmp_path):
     path = tmp_path / "training.npz"
-    train(1)
+    trainer, _ = train(1)
     whole = path.read_bytes()
     middle = len(whole) // 2
-    flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+    inside = whole.index(trainer.model.layers[0].kernel.numpy().tobytes()) + 99
+    flipped = whole[:inside] + bytes([whole[inside] ^ 1]) + whole[inside + 1 :]
     for content in (b"", b"no archive", whole[:middle], flipped):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="is damaged or something else"):
@@ -176,6 +306,22 @@ def test_a_loss_that_is_not_finite_leaves_the_checkpoint(train, tmp_path):
         train(5, optimizer=optimizer, callbacks=[callback])
     assert path.read_bytes() == content
     assert_same(train(2), expected)
+
+
+def test_any_damage_is_noticed_or_does_no_harm(tmp_path):
+    path = tmp_path / "file.npz"
+    checkpoint.save(str(path), [np.arange(3.0)], {"a": [1, np.arange(2)]})
+    whole, refused = path.read_bytes(), 0
+    for i in range(len(whole)):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 255]) + whole[i + 1 :])
+        try:
+            [values], state = checkpoint.load(str(path), [(3,)])
+        except ValueError:
+            refused += 1
+        else:
+            np.testing.assert_array_equal(values, np.arange(3.0))
+            np.testing.assert_array_equal(state["a"][1], np.arange(2))
+    assert refused > len(whole) / 2
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
@@ -210,45 +356,85 @@ def test_replicas_go_on_too(net, loss, blobs, replicas, tmp_path):
 
 
 SCRIPT = """
-import sys, time
+import os, signal, sys
 import keras, numpy as np
-from keras_sharp.training import Trainer
+from keras_sharp.training import Trainer, checkpoint
+from keras_sharp.training.record import Record
+
+name, where, turn = sys.argv[1], sys.argv[2], int(sys.argv[3])
+
+def killing(function):
+    def call(*arguments, **options):
+        global turn
+        turn -= 1
+        if turn == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return call
+
+class MidEpoch(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if where == "mid-epoch" and batch == 4:
+            killing(int)()
+
+if where == "write":  # the new file is half written
+    write = killing(np.savez)
+    def savez(file, **arrays):
+        if turn == 1:
+            file.write(b"half a file")
+            file.flush()
+        write(file, **arrays)
+    checkpoint.np.savez = savez
+if where == "replace":
+    os.replace = killing(os.replace)
+if where == "end":  # all epochs are done, and the average is not yet in the model
+    Record.end = killing(Record.end)
+
 keras.utils.set_random_seed(0)
 rng = np.random.default_rng(0)
 x = rng.normal(size=(300, 10)).astype("float32")
-layers = [keras.layers.Dense(64, "relu"), keras.layers.Dropout(0.5), keras.layers.Dense(1)]
+layers = [keras.layers.Dense(64, "relu"), keras.layers.BatchNormalization()]
+layers += [keras.layers.Dropout(0.5), keras.layers.Dense(1)]
 model = keras.Sequential([keras.Input((10,)), *layers])
-trainer = Trainer(model, keras.optimizers.Adam(), "mse")
-slow = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: time.sleep(float(sys.argv[2])))
-trainer.fit((x, x[:, :1]), batch_size=32, epochs=40, checkpoint=sys.argv[1] + ".npz",
-            callbacks=[slow], verbose=0)
+optimizer = keras.optimizers.Adam(use_ema=True, ema_momentum=0.9)
+callbacks = [MidEpoch(), keras.callbacks.ReduceLROnPlateau("loss", patience=1, min_delta=1.0)]
+history = Trainer(model, optimizer, "mse").fit(
+    (x, x[:, :1]), batch_size=32, epochs=12, checkpoint=name + ".npz", callbacks=callbacks,
+    verbose=0)
 variables = [*model.variables, *model.optimizer.variables]
-np.savez(sys.argv[1] + ".end.npz", *[v.numpy() for v in variables])
+np.savez(name + ".end", *[v.numpy() for v in variables], history.history["loss"])
 """
 
 
 @pytest.mark.slow
-def test_killed_twice_in_a_row(tmp_path):
-    def start(name, pause):
-        arguments = [sys.executable, "-c", SCRIPT, str(tmp_path / name), str(pause)]
-        return subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+def test_killed_again_and_again(tmp_path):
+    def run(name, where="nowhere", turn=0):
+        arguments = [sys.executable, "-c", SCRIPT, str(tmp_path / name), where, str(turn)]
+        return subprocess.run(arguments, stderr=subprocess.DEVNULL, timeout=300).returncode
 
-    assert start("whole", 0).wait(300) == 0
-    stored = tmp_path / "killed.npz"
-    for _ in range(2):
-        before = stored.stat().st_mtime_ns if stored.exists() else 0
-        process = start("killed", 0.2)
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline and process.poll() is None:
-            if stored.exists() and stored.stat().st_mtime_ns > before:
-                break
-            time.sleep(0.02)
-        time.sleep(0.7)  # some epochs further, at an odd moment
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    assert start("killed", 0).wait(300) == 0
+    def epoch():
+        if not stored.exists():
+            return 0
+        with np.load(stored) as file:
+            return json.loads(file["state"].tobytes())["epoch"]
+
+    assert run("whole") == 0
+    stored, unfinished = tmp_path / "killed.npz", tmp_path / "killed.npz.tmp"
+    # Where it is killed at which turn, the epochs it has finished then, and whether it was writing.
+    for where, turn, finished, writing in [
+        ("mid-epoch", 1, 0, False),
+        ("replace", 1, 0, True),
+        ("write", 3, 2, True),
+        ("mid-epoch", 3, 4, False),
+        ("replace", 4, 7, True),
+        ("end", 1, 12, False),
+    ]:
+        assert run("killed", where, turn) == -signal.SIGKILL
+        assert epoch() == finished
+        assert unfinished.exists() is writing
+    assert run("killed") == 0
+    assert not unfinished.exists()
     with np.load(tmp_path / "whole.end.npz") as whole, np.load(tmp_path / "killed.end.npz") as end:
-        assert len(whole.files) > 6
+        assert len(whole.files) > 20
         for name in whole.files:
             np.testing.assert_array_equal(end[name], whole[name])
-    assert not Path(f"{stored}.tmp").exists()

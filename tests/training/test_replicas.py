@@ -159,6 +159,9 @@ def test_no_replica_sees_more_than_a_micro_batch(replicas, blobs, loss, n):
     strategy = replicas(n)
     with strategy.scope():
         model = keras.Sequential([keras.Input((10,)), AtMost(), keras.layers.Dense(3)])
-    Trainer(model, "sgd", loss, micro_batch=8, jit_compile=False if n == 1 else "auto").fit(
-        blobs, batch_size=100, epochs=1, validation_data=blobs, verbose=0
-    )
+    trainer = Trainer(model, "sgd", loss, metrics=["accuracy"], micro_batch=8, jit_compile=False)
+    trainer.fit(blobs, batch_size=100, epochs=1, validation_data=blobs, verbose=0)
+    expected = trainer.evaluate(blobs)
+    for batch_size in (5, 50):
+        batches = tf.data.Dataset.from_tensor_slices(blobs).batch(batch_size)
+        assert trainer.evaluate(batches) == pytest.approx(expected, rel=1e-5)

@@ -186,6 +186,21 @@ def test_a_rule_of_two_passes_by_hand(linear, n, micro_batch):
     np.testing.assert_allclose(trainer.batch_losses, [loss], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (lambda step: None, "returned NoneType without a call"),
+        (lambda step: (tf.zeros(()), step.weights), "returned tuple without a call"),
+        (lambda step: step.gradient()[0], "after a call"),
+    ],
+)
+def test_a_rule_that_does_not_do_its_work(linear, rule, message):
+    model, _ = linear(1, "a")
+    trainer = Trainer(model, "sgd", "mse", gradient=rule)
+    with pytest.raises(ValueError, match=f"must call `step.gradient.*{message}"):
+        first_step(trainer, (draw(4, 3), draw(4, 1)))
+
+
 class ShardGradients:
     """Notes every replica's own gradient before the exchange."""
 

@@ -48,18 +48,61 @@ class BatchDiary(Diary):
         self.entries.append(("batch", batch, logs["loss"]))
 
 
-def test_the_same_steps_as_keras_fit(net, loss, blobs):
+def momentum():
+    return keras.optimizers.SGD(0.1, momentum=0.9)
+
+
+def averaged():
+    return keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5)
+
+
+def averaged_and_scaled():
+    return keras.optimizers.LossScaleOptimizer(averaged())
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("optimizer", [momentum, averaged, averaged_and_scaled])
+def test_the_same_steps_as_keras_fit(net, loss, blobs, replicas, optimizer, n):
     """With the whole data in each batch there is one order only."""
-    ours, theirs = net(), net()
-    trainer = Trainer(ours, keras.optimizers.SGD(0.1, momentum=0.9), loss, metrics=["accuracy"])
+    strategy = replicas(n)
+    ours, theirs = net(strategy), net()
+    with strategy.scope():
+        trainer = Trainer(ours, optimizer(), loss, metrics=["accuracy"])
     history = trainer.fit(blobs, batch_size=130, epochs=5, validation_data=blobs, verbose=0).history
-    theirs.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss, metrics=["accuracy"])
+    theirs.compile(optimizer(), loss, metrics=["accuracy"])
     expected = theirs.fit(*blobs, 130, epochs=5, validation_data=blobs, verbose=0).history
     assert list(history) and set(history) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(history[name], values, rtol=1e-5, err_msg=name)
     for a, b in zip(ours.weights, theirs.weights, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6)
+
+
+def test_loss_weights_and_weighted_metrics_mean_what_they_mean_in_fit(blobs):
+    weights = np.linspace(0, 1, 130, dtype="float32")
+    losses = {"a": "sparse_categorical_crossentropy", "b": "mse"}
+    options = {
+        "loss": losses,
+        "loss_weights": {"a": 0.5, "b": 3.0},
+        "weighted_metrics": {"a": ["accuracy"], "b": ["mae"]},
+    }
+
+    def model():
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((10,))
+        outputs = keras.layers.Dense(3, "softmax", name="a"), keras.layers.Dense(1, name="b")
+        return keras.Model(inputs, {o.name: o(inputs) for o in outputs})
+
+    x, y = blobs[0], {"a": blobs[1], "b": blobs[0][:, :1]}
+    trainer = Trainer(model(), keras.optimizers.SGD(0.1), **options)
+    history = trainer.fit((x, y, weights), batch_size=130, epochs=3, verbose=0).history
+    theirs = model()
+    theirs.compile(keras.optimizers.SGD(0.1), **options)
+    both = dict.fromkeys(y, weights)
+    expected = theirs.fit(x, y, 130, epochs=3, sample_weight=both, verbose=0).history
+    assert set(history) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(history[name], values, rtol=1e-5, err_msg=name)
 
 
 def test_evaluation_is_exact_with_an_uneven_end(trainer, loss, blobs, replicas):
@@ -209,6 +252,25 @@ def test_a_loss_that_is_not_finite_stops_with_a_name():
         trainer.fit((ones, 0 * ones), batch_size=5, epochs=9, verbose=0)
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_last_step_that_diverges_stops_before_anyone_takes_its_weights(replicas, tmp_path, n):
+    with (strategy := replicas(n)).scope():
+        dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+        model = keras.Sequential([keras.Input((1,)), dense])
+        optimizer = keras.optimizers.SGD(3e38)  # the loss is 1, and the weight becomes -inf
+    ones = np.ones((10, 1), "float32")
+    best = tmp_path / "best.keras"
+    trainer = Trainer(model, optimizer, "mse", strategy=strategy)
+    with pytest.raises(FloatingPointError, match="weights are not finite in epoch 1, step 1, at l"):
+        trainer.fit(
+            (ones, 0 * ones),
+            batch_size=10,
+            callbacks=[CALLBACKS.ModelCheckpoint(str(best))],
+            verbose=0,
+        )
+    assert not best.exists()
+
+
 def test_frozen_layers_and_a_model_compiled_anew(trainer, blobs):
     trained = trainer()
     trained.fit(blobs, batch_size=65, epochs=1, verbose=0)
@@ -302,6 +364,12 @@ def test_bad_settings(net, loss, trainer, blobs, replicas):
             return {}
 
     expect("must not override `train_step`", lambda: Trainer(OwnSteps(), "sgd", loss))
+
+    class OwnLoss(keras.Sequential):
+        def compute_loss(self, **_):
+            return 0.0
+
+    expect("must not override `compute_loss`", lambda: Trainer(OwnLoss(), "sgd", loss))
     frozen = net()
     frozen.trainable = False
     expect(
@@ -310,15 +378,73 @@ def test_bad_settings(net, loss, trainer, blobs, replicas):
     )
 
 
-def test_labels_that_are_no_class(trainer, blobs):
-    x, y = blobs
-    y = y.copy()
-    y[7] = 3
+def test_a_model_with_its_own_test_step_trains_but_is_not_evaluated(loss, blobs):
+    class OwnTest(keras.Sequential):
+        def test_step(self, data):
+            return {}
+
+    trainer = Trainer(OwnTest([keras.Input((10,)), keras.layers.Dense(3)]), "sgd", loss)
+    trainer.fit(blobs, batch_size=65, verbose=0)
+    message = "must not override `test_step` to be evaluated"
+    expect(message, lambda: trainer.evaluate(blobs))
+    expect(message, lambda: trainer.fit(blobs, batch_size=65, validation_data=blobs))
+
+
+def with_label(data, label):
+    x, y = data
+    return x, np.where(np.arange(len(y)) == len(y) - 1, label, y)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize(("label", "found"), [(3, "0 to 3"), (-1, "-1 to 2")])
+def test_labels_that_are_no_class_are_found_before_the_first_step(
+    trainer, blobs, replicas, label, found, n
+):
+    bad = with_label(blobs, label)
+    trained = trainer(strategy=replicas(n))
+    message = f"Labels must be integers .* labels from {found}, for 3 classes"
+    expect(message, lambda: trained.fit(bad, batch_size=32, verbose=0))
+    expect(message, lambda: trained.fit(blobs, batch_size=32, validation_data=bad, verbose=0))
+    expect(message, lambda: trained.evaluate(bad))
+    assert trained.model.optimizer.iterations.numpy() == 0
+
+
+def test_labels_of_a_pipeline_that_are_no_class(trainer, blobs):
+    batches = tf.data.Dataset.from_tensor_slices(with_label(blobs, 3)).batch(32)
+    expect(r"Labels must be .* batches \d to 5", lambda: trainer().fit(batches, verbose=0))
+    expect("Labels must be integers", lambda: trainer().evaluate(batches))
+
+
+def test_labels_of_one_of_two_outputs(blobs):
+    inputs = keras.Input((10,))
+    outputs = [keras.layers.Dense(n, name=name)(inputs) for name, n in (("b", 1), ("a", 4))]
+    model = keras.Model(inputs, outputs)
+    entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=9)
+    trainer = Trainer(model, "sgd", ["mse", entropy])
+    for label in (3, 9):
+        x, y = with_label(blobs, label)
+        trainer.fit((x, [x[:, :1], y]), batch_size=65, verbose=0)
+    x, y = with_label(blobs, 7)
     expect(
-        "Labels must be integers",
-        lambda: trainer().fit((x, y), batch_size=32, epochs=1, verbose=0),
+        "labels from 0 to 7, for 4 classes",
+        lambda: trainer.fit((x, [x[:, :1], y]), batch_size=65, verbose=0),
     )
-    expect("Labels must be integers", lambda: trainer().evaluate((x, y)))
+
+
+def test_sample_weights_that_leave_nothing_to_average_over(net, blobs):
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, reduction="mean_with_sample_weight"
+    )
+    trainer = Trainer(net(), "sgd", loss)
+    weights = np.zeros(130, "float32")
+    expect(
+        "`data` must give every loss something to average over. .* add up to 0",
+        lambda: trainer.evaluate((*blobs, weights), batch_size=32),
+    )
+    weights[-1] = 1.0
+    alone = trainer.evaluate((blobs[0][-1:], blobs[1][-1:]))
+    found = trainer.evaluate((*blobs, weights), batch_size=32)
+    assert found["loss"] == pytest.approx(alone["loss"], rel=1e-6)
 
 
 def test_settings_that_do_not_work_on_replicas(net, loss, trainer, replicas):

@@ -1,0 +1,48 @@
+"""A training that diverges stops with an error that says where."""
+
+from typing import NoReturn
+
+import numpy as np
+
+from keras_sharp.training.step import LEARNING_RATE, LOSS
+
+
+def check_losses(rows: np.ndarray, epoch: int, first: int) -> None:
+    """Checks that the losses of some steps are finite.
+
+    Args:
+        rows: `(steps, columns)`, the figures of the steps.
+        epoch: Number of the epoch, from 0.
+        first: Number of the first of the steps, from 0.
+
+    Raises:
+        FloatingPointError: If one is not.
+    """
+    bad = ~np.isfinite(rows[:, LOSS])
+    if bad.any():
+        index = int(np.argmax(bad))
+        _diverged(f"The loss is {rows[index, LOSS]}", rows[index], epoch, first + index + 1)
+
+
+def check_weights(all_finite: bool, row: np.ndarray, epoch: int, step: int) -> None:
+    """Checks what the last step of an epoch has made of the weights.
+
+    Args:
+        all_finite: Whether they are finite.
+        row: `(columns,)`, the figures of the step.
+        epoch: Number of the epoch, from 0.
+        step: Number of the step, from 1.
+
+    Raises:
+        FloatingPointError: If they are not.
+    """
+    if not all_finite:
+        _diverged("The weights are not finite", row, epoch, step)
+
+
+def _diverged(found: str, row: np.ndarray, epoch: int, step: int) -> NoReturn:
+    raise FloatingPointError(
+        f"{found} in epoch {epoch + 1}, step {step}, at learning rate {row[LEARNING_RATE]:g}. "
+        "Lower the learning rate or clip the gradient. The weights are of no use any more; a "
+        "checkpoint holds those of the epoch before."
+    )

@@ -1,0 +1,161 @@
+"""What tells one training from another: models, losses, rules and data, in a form fit for JSON.
+
+The same program run again, in a process in which Keras numbers its names otherwise, gives the same.
+"""
+
+import functools
+import hashlib
+import inspect
+import types
+from typing import Any
+
+import keras
+import numpy as np
+
+_SIMPLE = (bool, int, float, str, types.NoneType, np.generic)
+_CHUNK = 2**24  # bytes hashed at once: an array that is not contiguous is copied piece by piece
+
+
+def describe(thing: Any) -> Any:
+    """Returns class and configuration of an optimizer, a loss, a gradient rule...
+
+    Of what has no `get_config()` the attributes with simple values count, but not those which
+    `get_state()` returns, for they change. Of a function of one's own it is the code.
+    """
+    if isinstance(thing, np.generic):
+        return thing.item()
+    if isinstance(thing, _SIMPLE):
+        return thing
+    if isinstance(thing, np.ndarray):
+        return digest(np.atleast_1d(thing))
+    if isinstance(thing, dict):
+        return {str(key): describe(value) for key, value in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [describe(value) for value in thing]
+    if isinstance(thing, types.FunctionType):
+        return _function(thing)
+    if isinstance(thing, functools.partial):
+        return [describe(each) for each in (thing.func, thing.args, thing.keywords)]
+    if isinstance(thing, type):
+        return thing.__qualname__
+    described = _config(thing)
+    if described is None:
+        described = _attributes(thing)
+    elif isinstance(thing, keras.losses.Loss):
+        # The configurations of Keras's own losses leave out some arguments, as Huber's its delta.
+        arguments = describe(getattr(thing, "_fn_kwargs", {}))
+        described = _attributes(thing) | {"arguments": arguments} | described
+    return {"class": type(thing).__qualname__, **described}
+
+
+def describe_model(model: keras.Model) -> dict[str, Any]:
+    """Returns the configuration of every layer, and what functional models make of them."""
+    layers = model._flatten_layers()
+    configs = [(type(layer).__qualname__, _config(layer), layer) for layer in layers]
+    names = [layer.name for _, _, layer in configs]
+    for _, config, _ in configs:
+        names += [entry.get("name") for entry in _entries(config)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    described = {}
+    for index, (kind, config, layer) in enumerate(configs):
+        described[f"{index} {kind}"] = _numbered(config or {}, numbers) | _arguments(layer)
+    # The layers first: what differs in one of them also differs in the models that contain it.
+    return dict(sorted(described.items(), key=lambda item: "layers" in item[1]))
+
+
+def digest(array: np.ndarray) -> str:
+    """Returns a hash of the bytes of an array."""
+    sum_ = hashlib.blake2b(digest_size=16)
+    rows = max(1, _CHUNK // max(1, array.nbytes // max(1, len(array))))
+    for first in range(0, len(array), rows):
+        sum_.update(array[first : first + rows].tobytes())
+    return sum_.hexdigest()
+
+
+def _config(thing: Any) -> dict[str, Any] | None:
+    """Returns the configuration, without names, or None."""
+    try:
+        config = thing.get_config()
+    except (AttributeError, NotImplementedError):
+        return None
+    return _unnamed(config)
+
+
+def _unnamed(value: Any) -> Any:
+    """Leaves out what differs from process to process."""
+    if isinstance(value, dict):
+        if value.get("class_name") == "__lambda__":
+            return "lambda"  # its bytes depend on more than the code
+        if "DTypePolicy" in str(value.get("class_name")):
+            return value["config"]["name"]
+        left_out = {"name", "build_config", "shared_object_id"}
+        if "inbound_nodes" in value:
+            left_out.remove("name")  # gets a number
+        return {str(key): _unnamed(each) for key, each in value.items() if key not in left_out}
+    if isinstance(value, list | tuple):
+        return [_unnamed(each) for each in value]
+    return describe(value)
+
+
+def _entries(config: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Returns the layers and operations in the configuration of a functional model."""
+    layers = (config or {}).get("layers")
+    if not isinstance(layers, list):
+        return []
+    return [entry for entry in layers if isinstance(entry, dict) and "inbound_nodes" in entry]
+
+
+def _numbered(value: Any, numbers: dict[str, int]) -> Any:
+    """Replaces the names of layers where a configuration says how layers are connected."""
+    if isinstance(value, dict):
+        value = {k: numbers.get(v, v) if k == "name" else v for k, v in value.items()}
+        return {key: _numbered(each, numbers) for key, each in value.items()}
+    if isinstance(value, list):
+        if len(value) == 3 and isinstance(value[0], str) and value[0] in numbers:
+            return [numbers[value[0]], *value[1:]]
+        return [_numbered(each, numbers) for each in value]
+    return value
+
+
+def _arguments(layer: keras.layers.Layer) -> dict[str, Any]:
+    """Returns the arguments that a layer or model of one's own keeps under their names.
+
+    Where it has no `get_config()` of its own, Keras's guess at them is wrong or missing.
+    """
+    if type(layer).__module__.split(".")[0] == "keras":
+        return {}
+    names, values = inspect.signature(type(layer).__init__).parameters, _attributes(layer)
+    kept = {name: values.get(name, values.get(f"_{name}")) for name in names}
+    return {name: value for name, value in kept.items() if value is not None}
+
+
+def _attributes(thing: Any) -> dict[str, Any]:
+    state = thing.get_state() if hasattr(thing, "get_state") else None
+    changing = {"name", "built", "_lock", *(state if isinstance(state, dict) else ())}
+    slots = keras.optimizers.Optimizer, keras.optimizers.schedules.LearningRateSchedule
+    kept = (*_SIMPLE, types.FunctionType, *slots)
+    attributes = getattr(thing, "__dict__", {})
+    return {
+        name: describe(value)
+        for name, value in attributes.items()
+        if name not in changing and isinstance(value, kept)
+    }
+
+
+def _function(function: types.FunctionType) -> Any:
+    if function.__module__.split(".")[0] == "keras":
+        return function.__qualname__
+    code = hashlib.blake2b(digest_size=16)
+    _add_code(code, function.__code__)
+    cells = function.__closure__ or ()
+    values = [*(function.__defaults__ or ()), *(cell.cell_contents for cell in cells)]
+    simple = [value for value in values if isinstance(value, _SIMPLE)]
+    return {"function": function.__qualname__, "code": code.hexdigest(), "values": simple}
+
+
+def _add_code(sum_: Any, code: types.CodeType) -> None:
+    simple = [c for c in code.co_consts if isinstance(c, (*_SIMPLE, tuple))]
+    sum_.update(code.co_code + repr((code.co_names, simple)).encode())
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            _add_code(sum_, constant)

@@ -1,0 +1,150 @@
+"""Equal trainings are described alike in any process, other ones are not."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sharp.training.fingerprint import describe, describe_model, digest
+
+LAYERS = keras.layers
+
+
+def functional(rate=0.5, activation="elu", swapped=False):
+    inputs = [keras.Input((4,)), keras.Input((4,))]
+    hidden = [LAYERS.Dense(4, activation)(x) for x in inputs]
+    # Keras names the layer ELU as the activation.
+    hidden[0] = LAYERS.ELU()(keras.ops.exp(hidden[0]))
+    joined = LAYERS.Subtract()(hidden[::-1] if swapped else hidden)
+    return keras.Model(inputs, LAYERS.Dropout(rate)(joined))
+
+
+def sequential(rate=0.5, activation="relu", trainable=True):
+    dense = LAYERS.Dense(3, activation, trainable=trainable)
+    inner = keras.Sequential([keras.Input((4,)), dense, LAYERS.Dropout(rate)])
+    function = LAYERS.Lambda(lambda x: x + 1)
+    return keras.Sequential([keras.Input((4,)), inner, LAYERS.Reshape((3,)), function])
+
+
+class Subclassed(keras.Model):
+    def __init__(self, rate=0.5, activation="relu", scale=1.0):
+        super().__init__()
+        self.scale = scale
+        self.dense = LAYERS.Dense(3, activation)
+        self.dropout = LAYERS.Dropout(rate)
+
+    def call(self, x):
+        return self.scale * self.dropout(self.dense(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "changes"),
+    [
+        (functional, [{"rate": 0.4}, {"activation": "relu"}, {"swapped": True}]),
+        (sequential, [{"rate": 0.4}, {"activation": "elu"}, {"trainable": False}]),
+        (Subclassed, [{"rate": 0.4}, {"activation": "elu"}, {"scale": 2.0}]),
+    ],
+)
+def test_models(make, changes):
+    keras.backend.clear_session()  # names begin at their first number again
+    described = describe_model(make())
+    assert describe_model(make()) == described
+    for change in changes:
+        assert describe_model(make(**change)) != described
+
+
+def test_precision_of_a_layer():
+    models = [
+        keras.Sequential([keras.Input((4,)), LAYERS.Dense(3, dtype=dtype)])
+        for dtype in ("float32", "mixed_float16")
+    ]
+    assert describe_model(models[0]) != describe_model(models[1])
+
+
+class Rule:
+    def __init__(self, radius, passes=0):
+        self._radius, self.passes = radius, passes
+
+    def get_state(self):
+        return {"passes": self.passes}
+
+
+class Configured:
+    def __init__(self, radius):
+        self.inner = [radius]
+
+    def get_config(self):
+        return {"name": f"rule_{id(self)}", "radius": self.inner[0]}
+
+
+class Pinball(keras.losses.Loss):
+    def __init__(self, quantile):
+        super().__init__()
+        self.quantile = quantile
+
+
+class Steady(keras.optimizers.schedules.LearningRateSchedule):
+    def __init__(self, rate):
+        self.rate = rate
+
+    def __call__(self, step):
+        return self.rate
+
+
+def scaled(x):
+    def loss(y, y_pred):
+        return x * (y - y_pred) ** 2
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Rule,
+        Configured,
+        Pinball,
+        scaled,
+        lambda x: keras.optimizers.SGD(x, momentum=0.5),
+        lambda x: keras.optimizers.SGD(Steady(x)),
+        lambda x: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(Steady(x))),
+        lambda x: keras.losses.Huber(delta=x),
+        lambda x: {"a": "mse", "b": [keras.losses.Huber(delta=x)]},
+        lambda x: functools.partial(scaled, x),
+        lambda x: np.array([0.0, x]),
+        lambda x: np.float32(x),
+    ],
+)
+def test_settings(make):
+    assert describe(make(0.25)) == describe(make(0.25))
+    assert describe(make(0.25)) != describe(make(0.75))
+
+
+def test_state_is_no_setting():
+    assert describe(Rule(0.1, passes=3)) == describe(Rule(0.1))
+
+
+def test_functions_of_one_name_and_different_code():
+    first, second, third = (
+        lambda y, y_pred: (y - y_pred) ** 2,
+        lambda y, y_pred: (y - y_pred) ** 4,
+        lambda y, y_pred: sum(y * p for p in y_pred),
+    )
+    found = [str(describe(function)) for function in (first, second, third)]
+    assert len(set(found)) == 3
+    assert describe(keras.losses.mean_squared_error) == "mean_squared_error"
+
+
+def test_arrays():
+    array = np.arange(12.0).reshape(4, 3)
+    assert digest(array[::2]) == digest(array[::2].copy())
+    for other in (array + 1e-12, array[::-1], array[:3]):
+        assert digest(other) != digest(array)
+
+
+def test_an_array_hashed_in_pieces(monkeypatch):
+    array = np.arange(12.0).reshape(4, 3)
+    whole = digest(array)
+    monkeypatch.setattr("keras_sharp.training.fingerprint._CHUNK", 50)
+    assert digest(array) == whole
