@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import sklearn.datasets
@@ -96,15 +97,17 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None, download: bool
     return Data(name, *arrays, classes=_CLASSES[name])
 
 
-def _digits():
+def _digits() -> list[np.ndarray]:
+    """Returns training inputs and labels and test inputs and labels, as all functions below."""
     x, y = sklearn.datasets.load_digits(return_X_y=True)
     x_train, x_test, y_train, y_test = sklearn.model_selection.train_test_split(
         np.float32(x / 16), np.int32(y), test_size=0.2, random_state=0, stratify=y
     )
-    return x_train, y_train, x_test, y_test
+    return [x_train, y_train, x_test, y_test]
 
 
-def _images(name, folder, download):
+def _images(name: str, folder: pathlib.Path | None, download: bool) -> list[np.ndarray]:
+    """Returns a data set of TFDS, prepared first if it must and may be."""
     # Imported here: it takes a second, and digits needs none of it.
     import tensorflow_datasets as tfds
 
@@ -120,7 +123,8 @@ def _images(name, folder, download):
     return arrays
 
 
-def _prepare(builder, name, folder, download):
+def _prepare(builder: Any, name: str, folder: pathlib.Path, download: bool) -> None:
+    """Downloads and prepares a data set; the error says what to do where that cannot be."""
     remedy = (
         'Prepare it where there is a network: `python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{name}', data_dir='FOLDER').download_and_prepare()\"`, bring FOLDER here, "
@@ -140,7 +144,8 @@ def _prepare(builder, name, folder, download):
         ) from error
 
 
-def _reach(address):
+def _reach(address: str) -> None:
+    """Raises an OSError if the host does not answer."""
     request = urllib.request.Request(address, method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=10).close()
@@ -148,7 +153,8 @@ def _reach(address):
         pass  # an answer, whatever it says: the host is there
 
 
-def _timit(path):
+def _timit(path: pathlib.Path | None) -> list[np.ndarray]:
+    """Returns TIMIT from a file or a folder of shards."""
     if path is None:
         raise FileNotFoundError(f"No place to look for timit was given. {_TIMIT_FORM}")
     if path.suffix == ".npz":
@@ -170,14 +176,15 @@ def _timit(path):
     return arrays
 
 
-def _timit_file(file):
+def _timit_file(file: pathlib.Path) -> list[np.ndarray]:
+    """Returns TIMIT from one file."""
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file}. {_TIMIT_FORM}")
     return [*_examples(file, "x", "y"), *_examples(file, "x_test", "y_test")]
 
 
-def _examples(file, x_name, y_name):
-    """Reads and checks one array of inputs and its labels."""
+def _examples(file: pathlib.Path, x_name: str, y_name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns one array of inputs and its labels, read and checked."""
     try:
         with open(file, "rb") as stream, np.load(stream) as arrays:
             x, y = arrays[x_name], arrays[y_name]

@@ -223,7 +223,15 @@ NETWORKS: dict[str, Network] = {
 }
 
 
-def _fully_connected(name, depth, input_shape, classes, momentum, synchronized):
+def _fully_connected(
+    name: str,
+    depth: int,
+    input_shape: Sequence[int],
+    classes: int,
+    momentum: float,
+    synchronized: bool,
+) -> keras.Model:
+    """Returns `depth` hidden layers of 512 units."""
     inputs = x = keras.Input(input_shape)
     if len(inputs.shape) > 2:
         x = layers.Flatten()(x)
@@ -232,7 +240,15 @@ def _fully_connected(name, depth, input_shape, classes, momentum, synchronized):
     return keras.Model(inputs, layers.Dense(classes)(x), name=name)
 
 
-def _alexnet(name, input_shape, classes, stride, momentum, synchronized):
+def _alexnet(
+    name: str,
+    input_shape: Sequence[int],
+    classes: int,
+    stride: str,
+    momentum: float,
+    synchronized: bool,
+) -> keras.Model:
+    """Returns the shallow convolutional network, see `C1`."""
     if stride not in ("code", "paper"):
         raise ValueError(f'`stride` must be "code" or "paper". Received: stride={stride!r}')
     convolution_stride, pool_stride = (1, 2) if stride == "code" else (2, 3)
@@ -248,13 +264,11 @@ def _alexnet(name, input_shape, classes, stride, momentum, synchronized):
     return keras.Model(inputs, layers.Dense(classes)(x), name=name)
 
 
-def _vgg(name, input_shape, classes, momentum, synchronized):
+def _vgg(
+    name: str, input_shape: Sequence[int], classes: int, momentum: float, synchronized: bool
+) -> keras.Model:
+    """Returns the deep convolutional network, see `C2`."""
     inputs = x = _image(input_shape)
-    if min(inputs.shape[1:3]) < 32:
-        raise ValueError(
-            "`input_shape` must be at least 32 pixels high and wide: five poolings halve it. "
-            f"Received: input_shape={tuple(input_shape)}"
-        )
     for filters, depth, rate in (
         (64, 2, 0.3),
         (128, 2, 0.4),
@@ -267,18 +281,20 @@ def _vgg(name, input_shape, classes, momentum, synchronized):
             x = _normalised(x, momentum, synchronized)
             if position < depth - 1:
                 x = layers.Dropout(rate)(x)
-        x = layers.MaxPooling2D(2)(x)
+        x = layers.MaxPooling2D(2, padding="same")(x)
     x = layers.Dropout(0.5)(layers.Flatten()(x))
     x = layers.Dropout(0.5)(_normalised(layers.Dense(512)(x), momentum, synchronized))
     return keras.Model(inputs, layers.Dense(classes)(x), name=name)
 
 
-def _normalised(x, momentum, synchronized):
+def _normalised(x: keras.KerasTensor, momentum: float, synchronized: bool) -> keras.KerasTensor:
+    """Returns the normalised and rectified outputs of a linear layer."""
     x = layers.BatchNormalization(momentum=momentum, epsilon=_EPSILON, synchronized=synchronized)(x)
     return layers.ReLU()(x)
 
 
-def _image(input_shape):
+def _image(input_shape: Sequence[int]) -> keras.KerasTensor:
+    """Returns the input of a network of images; the size must be known."""
     if len(input_shape) != 3 or not all(size and size > 0 for size in input_shape):
         raise ValueError(
             "`input_shape` must be (height, width, channels), all known. "

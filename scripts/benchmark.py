@@ -1,14 +1,16 @@
 """What keras-sharp costs, as ratios to its floor, each measured side by side in one run.
 
-    python scripts/benchmark.py                      everything, about 15 minutes on two cores
+    python scripts/benchmark.py                      everything
     python scripts/benchmark.py --only sharpness     one table
+    python scripts/benchmark.py --smoke              tiny sizes, to see that it runs
 
 Machines are noisy: every figure is the median of several rounds in which the contenders take turns.
 The images are random numbers in the shape of the data named; how long a step takes does not depend
-on what they show.
+on what they show. What does not fit into the memory that is free is left out, and says so.
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import platform
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -30,29 +33,101 @@ import keras_sharp
 from keras_sharp.networks import NETWORKS
 from keras_sharp.training import Trainer
 
-ROUNDS = 5
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 SHAPES = {"digits": (64,), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
 console = rich.console.Console()
 
 
-def images(shape: tuple[int, ...], count: int) -> tuple[np.ndarray, np.ndarray]:
+# --------------------------------------------------------------------------------------------------
+# How much is measured
+# --------------------------------------------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    """A training that is timed; `gigabytes` is what it takes, roughly."""
+
+    network: str
+    data: str
+    batch_size: int
+    batches: int
+    gigabytes: float = 0
+
+
+class Sizes(NamedTuple):
+    """How much is measured.
+
+    Attributes:
+        rounds: Rounds of training; of sharpness and memory a round or two less.
+        training: What is trained.
+        examples: Training examples whose sharpness is measured.
+        iterations: Of the solver.
+        memory: What is trained to see its peak memory: one epoch of one batch.
+        micro_batch: The bound of that memory.
+        batch_sizes: Sizes of the batches that memory must not grow with.
+    """
+
+    rounds: int
+    training: tuple[Case, ...]
+    examples: int
+    iterations: int
+    memory: Case
+    micro_batch: int
+    batch_sizes: tuple[int, ...]
+
+
+FULL = Sizes(
+    rounds=5,
+    training=(
+        Case("F1", "digits", 32, 45),
+        Case("F1", "mnist", 256, 40),
+        Case("C1", "cifar10", 256, 8, 2),
+        Case("C1", "cifar10", 5000, 1, 12),
+    ),
+    examples=60_000,
+    iterations=10,
+    memory=Case("C1", "cifar10", 8000, 1, 18),
+    micro_batch=250,
+    batch_sizes=(500, 2000, 8000),
+)
+SMOKE = Sizes(
+    rounds=1,
+    training=(Case("F1", "digits", 32, 2), Case("C1", "cifar10", 5000, 1, 1e6)),
+    examples=200,
+    iterations=1,
+    memory=Case("F1", "digits", 64, 1),
+    micro_batch=16,
+    batch_sizes=(64,),
+)
+
+
+def short_of_memory(gigabytes: float) -> str | None:
+    """Returns why something cannot be measured here, or None if memory seems to be enough."""
+    meminfo = pathlib.Path("/proc/meminfo")
+    if not meminfo.exists():
+        return None
+    lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    free = int(lines["MemAvailable"].split()[0]) / 2**20
+    if free >= gigabytes:
+        return None
+    return f"left out: needs about {gigabytes:,.0f} GiB, {free:.1f} GiB are free"
+
+
+def images(data: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(0)
-    return random.random((count, *shape), "float32"), random.integers(0, 10, count).astype("int32")
+    x = random.random((count, *SHAPES[data]), "float32")
+    return x, random.integers(0, 10, count).astype("int32")
+
+
+def seconds_of(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
 
 
 # --------------------------------------------------------------------------------------------------
 # Training: images per second of the Trainer over those of a bare loop
 # --------------------------------------------------------------------------------------------------
-
-# network, data, batch size, batches an epoch
-TRAINING = [
-    ("F1", "digits", 32, 45),
-    ("F1", "mnist", 256, 40),
-    ("C1", "cifar10", 256, 8),
-    ("C1", "cifar10", 5000, 1),
-]
 
 
 def compiled(network: str, shape: tuple[int, ...]) -> keras.Model:
@@ -99,43 +174,43 @@ class Stopwatch(keras.callbacks.Callback):
         self.seconds.append(time.perf_counter() - self.began)
 
 
-def seconds_of(action: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
+def second_epoch(fit: Callable[..., object], *data, batch_size: int) -> Callable[[], float]:
+    """An action that trains two epochs and returns the seconds of the second, which is traced."""
+    watch = Stopwatch()
+
+    def run() -> float:
+        fit(*data, batch_size=batch_size, epochs=2, callbacks=[watch], verbose=0)
+        return watch.seconds[-1]
+
+    return run
 
 
-def training() -> rich.table.Table:
+def training(sizes: Sizes) -> rich.table.Table:
     table = rich.table.Table(
         title="Training, images/s (ratio to the faster bare loop; goal for Trainer: >= 1)"
     )
     for head in ("network", "data", "batch", "bare loop", "bare, jitted", "Trainer", "Model.fit"):
         table.add_column(head, justify="right")
-    for network, data, batch_size, batches in TRAINING:
-        x, y = images(SHAPES[data], batch_size * batches)
-        watch = Stopwatch()
+    for network, data, batch_size, batches, gigabytes in sizes.training:
+        reason = short_of_memory(gigabytes)
+        if reason:
+            table.add_row(network, data, str(batch_size), reason, *["-"] * 3)
+            console.print(f"{network}, {data}, batch {batch_size}: {reason}")
+            continue
+        x, y = images(data, batch_size * batches)
         bare = bare_epoch(compiled(network, x.shape[1:]), x, y, batch_size, False)
         jitted = bare_epoch(compiled(network, x.shape[1:]), x, y, batch_size, True)
         fitted = compiled(network, x.shape[1:])
         trainer = Trainer(NETWORKS[network].build(x.shape[1:], 10), keras.optimizers.Adam(), LOSS)
-
-        def trainer_epoch(trainer=trainer, x=x, y=y, batch_size=batch_size, watch=watch):
-            trainer.fit((x, y), batch_size=batch_size, epochs=2, callbacks=[watch], verbose=0)
-            return watch.seconds[-1]
-
-        def fit_epoch(fitted=fitted, x=x, y=y, batch_size=batch_size, watch=watch):
-            fitted.fit(x, y, batch_size=batch_size, epochs=2, callbacks=[watch], verbose=0)
-            return watch.seconds[-1]
-
         contenders = {
             "bare": lambda bare=bare: seconds_of(bare),
             "jitted": lambda jitted=jitted: seconds_of(jitted),
-            "trainer": trainer_epoch,
-            "fit": fit_epoch,
+            "trainer": second_epoch(trainer.fit, (x, y), batch_size=batch_size),
+            "fit": second_epoch(fitted.fit, x, y, batch_size=batch_size),
         }
         for warm_up in contenders.values():
             warm_up()
-        rounds = [{name: run() for name, run in contenders.items()} for _ in range(ROUNDS)]
+        rounds = [{name: run() for name, run in contenders.items()} for _ in range(sizes.rounds)]
         cells = []
         for name in contenders:
             rate = np.median([len(x) / each[name] for each in rounds])
@@ -174,39 +249,42 @@ def plain_gradient_pass(model: keras.Model, x, y, batch_size: int) -> Callable[[
     return run
 
 
-def sharpness() -> rich.table.Table:
+def sharpness(sizes: Sizes) -> rich.table.Table:
     table = rich.table.Table(title="Sharpness, seconds over its gradient passes (goal: <= 1.35)")
     for head in ("measure", "network, data", "passes", "seconds", "one pass", "ratio"):
         table.add_column(head, justify="right")
-    x, y = images(SHAPES["mnist"], 60_000)
+    x, y = images("mnist", sizes.examples)
     model = compiled("F1", x.shape[1:])
     model.fit(x, y, batch_size=256, epochs=1, verbose=0)
     one_pass = plain_gradient_pass(model, x, y, 1000)
     objective = keras_sharp.Objective(model, (x, y))
     objective.value_and_gradient()  # traced
     one_pass()
-    cases = {
-        "full space": {},
-        "full space, sign ascent": {"solver": "sign-ascent"},
-        "subspace of 100": {"subspace_dim": 100},
+    search = {"max_iterations": sizes.iterations, "verbose": 0}
+    traced = functools.partial(keras_sharp.epsilon_sharpness, objective, **search)
+    contenders = {
+        "sharpness(model, data), tracing and all": lambda: keras_sharp.sharpness(
+            model, (x, y), **search
+        ),
+        "full space, traced": traced,
+        "full space, sign ascent, traced": functools.partial(traced, solver="sign-ascent"),
+        "subspace of 100, traced": functools.partial(traced, subspace_dim=100),
     }
-    for name, arguments in cases.items():
-        ratios, seconds, passes = [], [], []
-        for _ in range(3):
+    rounds: dict[str, list[tuple[float, float, int]]] = {name: [] for name in contenders}
+    for _ in range(max(1, sizes.rounds - 2)):
+        for name, measure in contenders.items():
             before = seconds_of(one_pass)
-            result = keras_sharp.epsilon_sharpness(objective, verbose=0, **arguments)
+            began = time.perf_counter()
+            passes = measure().evaluations
+            seconds = time.perf_counter() - began
             floor = (before + seconds_of(one_pass)) / 2
-            ratios.append(result.seconds / (floor * result.evaluations))
-            seconds.append(result.seconds)
-            passes.append(floor)
-        table.add_row(
-            name,
-            "F1, mnist (60,000)",
-            str(result.evaluations),
-            f"{np.median(seconds):.1f}",
-            f"{np.median(passes):.2f}",
-            f"{np.median(ratios):.2f}",
-        )
+            rounds[name].append((seconds, floor, passes))
+            console.print(f"{name}: {passes} passes, {seconds:.2f} s; one pass {floor:.3f} s")
+    for name, runs in rounds.items():
+        seconds, floor, passes = np.median(runs, axis=0)
+        ratio = np.median([run[0] / (run[1] * run[2]) for run in runs])
+        cells = [f"{passes:.0f}", f"{seconds:.1f}", f"{floor:.2f}", f"{ratio:.2f}"]
+        table.add_row(name, f"F1, mnist ({len(x):,})", *cells)
     return table
 
 
@@ -214,51 +292,76 @@ def sharpness() -> rich.table.Table:
 # Memory: the peak of a training process with micro-batches, by batch size
 # --------------------------------------------------------------------------------------------------
 
-MEMORY_EXAMPLES, MICRO_BATCH = 8000, 250
 
-
-def train_and_print_peak(batch_size: int, micro_batch: int | None) -> None:
-    x, y = images(SHAPES["cifar10"], MEMORY_EXAMPLES)
-    model = NETWORKS["C1"].build(x.shape[1:], 10)
+def train_and_print_peak(case: Case, batch_size: int, micro_batch: int | None) -> None:
+    x, y = images(case.data, case.batch_size)
+    model = NETWORKS[case.network].build(x.shape[1:], 10)
     trainer = Trainer(model, keras.optimizers.Adam(), LOSS, micro_batch=micro_batch)
     trainer.fit((x, y), batch_size=batch_size, epochs=1, verbose=0)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(peak_memory())
 
 
-def memory() -> rich.table.Table:
+def peak_memory() -> int:
+    """Returns the largest resident memory of this process so far, in KiB."""
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():  # `getrusage` would count the memory of the process that started this one
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1])
+    unit = 1024 if sys.platform == "darwin" else 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+
+
+def memory(sizes: Sizes) -> rich.table.Table:
+    case = sizes.memory
     table = rich.table.Table(
-        title=f"Peak memory of training C1 on {MEMORY_EXAMPLES:,} CIFAR-10-sized images"
+        title=f"Peak memory of training {case.network} on {case.batch_size:,} images, {case.data}"
     )
-    for head in ("batch", f"micro_batch={MICRO_BATCH}", "whole batches"):
+    for head in ("batch", f"micro_batch={sizes.micro_batch}", "whole batches"):
         table.add_column(head, justify="right")
-    for batch_size in (500, 2000, 8000):
-        peaks = []
-        for micro_batch in (MICRO_BATCH, 0):
-            command = [sys.executable, __file__, "--peak", str(batch_size), str(micro_batch)]
-            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            peaks.append(f"{int(output.split()[-1]) / 2**20:.2f} GiB")
-        table.add_row(f"{batch_size:,}", *peaks)
-        console.print(f"memory, batch {batch_size}: {peaks}")
+    peaks: dict[tuple[int, int], list[float]] = {}
+    reasons: dict[tuple[int, int], str] = {}
+    for _ in range(max(1, sizes.rounds - 2)):
+        for batch_size in sizes.batch_sizes:
+            for micro_batch in (sizes.micro_batch, 0):
+                key = batch_size, micro_batch
+                share = (micro_batch or batch_size) / case.batch_size
+                reason = short_of_memory(1 + case.gigabytes * share)
+                if reason:
+                    reasons[key] = reason
+                    console.print(f"memory, batch {batch_size}: {reason}")
+                    continue
+                command = [sys.executable, __file__, "--peak", str(batch_size), str(micro_batch)]
+                command += ["--smoke"] if sizes is SMOKE else []
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                peaks.setdefault(key, []).append(int(done.stdout.split()[-1]) / 2**20)
+                console.print(f"memory, batch {batch_size}, {micro_batch}: {peaks[key][-1]:.2f}")
+    for batch_size in sizes.batch_sizes:
+        cells = []
+        for key in ((batch_size, sizes.micro_batch), (batch_size, 0)):
+            cells.append(f"{np.median(peaks[key]):.2f} GiB" if key in peaks else reasons[key])
+        table.add_row(f"{batch_size:,}", *cells)
     return table
 
 
 TABLES = {"training": training, "sharpness": sharpness, "memory": memory}
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--output", type=pathlib.Path, help="also write the tables to this file")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: no figure means anything")
     parser.add_argument("--peak", nargs=2, type=int, help=argparse.SUPPRESS)
-    settings = parser.parse_args()
+    settings = parser.parse_args(arguments)
+    sizes = SMOKE if settings.smoke else FULL
     if settings.peak:
         batch_size, micro_batch = settings.peak
-        train_and_print_peak(batch_size, micro_batch or None)
+        train_and_print_peak(sizes.memory, batch_size, micro_batch or None)
         return
-    tables = [TABLES[name]() for name in settings.only]
-    recorder = rich.console.Console(record=True, width=110)
+    tables = [TABLES[name](sizes) for name in settings.only]
+    recorder = rich.console.Console(record=True, width=120)
     for table in tables:
         recorder.print(table)
     recorder.print(

@@ -25,6 +25,7 @@ class RunFolder:
 
     Attributes:
         remarks: Sentences about what has changed since the folder was begun.
+        hardware: What it was begun on.
 
     Raises:
         SystemExit: If the folder holds results of other settings; the message names the difference.
@@ -35,6 +36,7 @@ class RunFolder:
         self.remarks: list[str] = []
         file = root / "config.json"
         now = {"versions": versions(), "hardware": hardware()}
+        self.hardware = now["hardware"]
         if not file.exists():
             root.mkdir(parents=True, exist_ok=True)
             began = datetime.datetime.now().isoformat(timespec="seconds")
@@ -54,6 +56,7 @@ class RunFolder:
                 f"{root} holds results of other settings: {'; '.join(changes)}. "
                 "Choose another folder with --output, or the same settings again."
             )
+        self.hardware = found.get("hardware", self.hardware)
         for name, value in now.items():
             if found.get(name) != value:
                 self.remarks.append(f"{name} were {found.get(name)}, and are now {value}")

@@ -96,6 +96,14 @@ def test_any_input_shape_and_class_count():
     assert C2((40, 32, 1), 3)(np.zeros((1, 40, 32, 1), "float32")).shape == (1, 3)
 
 
+def test_the_deep_network_pools_small_images_down_to_one_pixel():
+    model = C2((28, 20, 1), 3)
+    pools = [x.output.shape[1:3] for x in model.layers if isinstance(x, keras.layers.MaxPooling2D)]
+    assert pools == [(14, 10), (7, 5), (4, 3), (2, 2), (1, 1)]  # halved, and rounded up
+    assert model(np.ones((2, 28, 20, 1), "float32")).shape == (2, 3)
+    assert C4((1, 1, 3))(np.ones((2, 1, 1, 3), "float32")).shape == (2, 100)
+
+
 def test_the_seed_decides_the_weights():
     def weights(seed):
         keras.utils.set_random_seed(seed)
@@ -123,5 +131,3 @@ def test_errors():
         C1((784,))
     with pytest.raises(ValueError, match=r"\(height, width, channels\).*None"):
         C4((None, None, 3))
-    with pytest.raises(ValueError, match=r"at least 32 pixels .*\(28, 28, 1\)"):
-        C2((28, 28, 1))

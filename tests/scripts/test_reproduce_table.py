@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import reproduce_table
+import tensorflow as tf
 
 from keras_sharp.networks import NETWORKS, Network
 
@@ -217,6 +218,82 @@ def test_a_loss_that_is_not_finite_is_a_reason(run, monkeypatch):
     status, printed = run("--epochs", "5")
     assert status == 1
     assert "F1 was not finished" in printed and "learning rate" in printed
+
+
+def test_a_trial_that_fails_does_not_stop_the_next(run, monkeypatch, tmp_path):
+    second = reproduce_table.trial_seed(0, 2)
+
+    class Failing(reproduce_table.Trainer):
+        def fit(self, *args, seed, **kwargs):
+            if seed == second:
+                raise FloatingPointError("loss is nan in step 7")
+            return super().fit(*args, seed=seed, **kwargs)
+
+    monkeypatch.setattr(reproduce_table, "Trainer", Failing)
+    status, printed = run("--trials", "3")
+    assert status == 0
+    assert "measured, 2 trials" in printed
+    for title in ("SB (batch 16)", "LB (batch 6)"):
+        assert f"F1 was not finished: F1 trial 2/3 {title}: loss is nan in step 7" in printed
+    assert (tmp_path / "out" / "F1" / "trial-3" / "large.batch-5000.full-0.001.json").exists()
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("error", [ValueError, FloatingPointError, MemoryError, "exhausted"])
+def test_a_measurement_that_fails_does_not_stop_the_rest(run, monkeypatch, tmp_path, error):
+    if error == "exhausted":
+        error = lambda text: tf.errors.ResourceExhaustedError(None, None, text)  # noqa: E731
+    measure = reproduce_table.epsilon_sharpness
+
+    def failing(objective, *, subspace_dim, epsilon, **kwargs):
+        if subspace_dim is None and epsilon == 1e-3:
+            raise error("cannot be computed")
+        return measure(objective, subspace_dim=subspace_dim, epsilon=epsilon, **kwargs)
+
+    monkeypatch.setattr(reproduce_table, "epsilon_sharpness", failing)
+    status, printed = run()
+    assert status == 0
+    reason = "F1 was not finished: F1 trial 1/1 LB (batch 6), full-0.001: cannot be computed"
+    assert reason in printed
+    assert reason in (tmp_path / "out" / "tables-batch.md").read_text()
+    trial = tmp_path / "out" / "F1" / "trial-1"
+    assert not (trial / "small.batch-5000.full-0.001.json").exists()
+    assert (trial / "small.batch-5000.full-0.0005.json").exists()
+    assert (trial / "large.batch-5000.subspace100-0.0005.json").exists()
+
+    monkeypatch.setattr(reproduce_table, "epsilon_sharpness", measure)
+    again = run()[1]
+    assert "2 of 2 trainings and 8 of 10 measurements" in again
+    assert "was not finished" not in again
+
+
+def test_the_tables_name_what_the_numbers_were_made_with(run, monkeypatch, tmp_path):
+    run()
+    folder = tmp_path / "out"
+    own = json.loads((folder / "tables-batch.json").read_text())["made_with"]
+    assert len(own) == 1 and own[0]["versions"]["keras"] == keras.__version__
+    # As if the trainings came from another machine, with another Keras.
+    machine = {"cpu": "Z80", "cores": 1, "gpus": []}
+    for regime in ("small", "large"):
+        file = folder / "F1" / "trial-1" / f"{regime}.training.json"
+        record = json.loads(file.read_text())
+        versions = record["versions"] | {"keras": "3.0.0"}
+        file.write_text(json.dumps(record | {"versions": versions, "hardware": machine}))
+    printed = run()[1]
+    assert "Made with: 1 cores of Z80" in printed and "keras 3.0.0" in printed
+    assert f"keras {keras.__version__}" in printed
+    made_with = json.loads((folder / "tables-batch.json").read_text())["made_with"]
+    assert [each["hardware"] for each in made_with] == [machine, own[0]["hardware"]]
+
+
+def test_another_evaluation_batch_has_tables_of_its_own(run, tmp_path):
+    run()
+    text = (tmp_path / "out" / "tables-batch.md").read_text()
+    run("--evaluation-batch", "30")
+    assert (tmp_path / "out" / "tables-batch.md").read_text() == text
+    for kind in ("md", "csv", "json"):
+        assert (tmp_path / "out" / f"tables-batch-30.{kind}").exists()
+    assert "batches of 30 examples" in (tmp_path / "out" / "tables-batch-30.md").read_text()
 
 
 def test_a_batch_larger_than_the_data_is_a_reason(run):
