@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_sharp.arguments import integer
+from keras_sharp.arguments import optional_integer
 from keras_sharp.labelled import labelled, number_of_examples, require_end
 
 Batch = tuple[Any, ...]
@@ -41,8 +41,7 @@ class EvaluationBatches:
     """
 
     def __init__(self, data: Any, batch_size: int | None = None, *, check: bool = True):
-        if batch_size is not None:
-            batch_size = integer("batch_size", batch_size)
+        batch_size = optional_integer("batch_size", batch_size)
         self._check = check
         self._cache: list[Batch] | None = None
         self._source = _source(data, batch_size)

@@ -124,7 +124,7 @@ def test_a_pipeline_whose_sizes_change_later_is_caught(monkeypatch, check):
         (tf.data.Dataset.from_tensor_slices((X, Y)), None, "must be batched"),
         (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat(), None, "must end"),
         (Pairs(), 10, "must be left out for a PyDataset"),
-        ((X, Y), 0, "positive integer"),
+        ((X, Y), 0, "an integer of at least 1"),
     ],
 )
 def test_errors(data, batch_size, message):

@@ -9,7 +9,7 @@ import numpy as np
 import scipy
 import tensorflow as tf
 
-from keras_sharp.arguments import integer
+from keras_sharp.arguments import integer, optional_integer
 from keras_sharp.measures.ascent import SOLVERS, Ascent
 from keras_sharp.measures.subspace import FullSpace, GaussianSubspace
 from keras_sharp.objective import Objective
@@ -182,12 +182,10 @@ def _checked(
         raise ValueError(f"`solver` must be one of {list(SOLVERS)}. Received: solver={solver!r}")
     if verbose not in ("auto", 0, 1):
         raise ValueError(f'`verbose` must be "auto", 0 or 1. Received: verbose={verbose!r}')
-    if subspace_dim is not None:
-        subspace_dim = integer("subspace_dim", subspace_dim)
     return {
         "epsilon": float(epsilon),
-        "subspace_dim": subspace_dim,
+        "subspace_dim": optional_integer("subspace_dim", subspace_dim),
         "max_iterations": integer("max_iterations", max_iterations),
         "solver": solver,
-        "seed": integer("seed", seed, at_least=0),
+        "seed": integer("seed", seed, least=0),
     }

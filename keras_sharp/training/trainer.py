@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_sharp.arguments import integer, optional_integer
 from keras_sharp.losses import LossTerms
 from keras_sharp.training.callbacks import needs_every_batch
 from keras_sharp.training.communication import AllReduce
@@ -112,7 +113,7 @@ class Trainer:
         self.batch_losses = np.zeros(0, np.float32)
         self._gradient = gradient or Plain()
         self._communication = communication or AllReduce()
-        self._micro_batch = _integer("micro_batch", micro_batch)
+        self._micro_batch = optional_integer("micro_batch", micro_batch)
         self._jit_compile = jit_compile
         self._compile_arguments = {
             "optimizer": optimizer,
@@ -181,9 +182,9 @@ class Trainer:
             FloatingPointError: If the loss or, after an epoch, the weights are not finite; the
                 checkpoint stays that of the epoch before.
         """
-        epochs = _integer("epochs", epochs, optional=False)
-        seed = _integer("seed", seed, least=0, optional=False)
-        steps_per_call = _integer("steps_per_call", steps_per_call)
+        epochs = integer("epochs", epochs)
+        seed = integer("seed", seed, least=0)
+        steps_per_call = optional_integer("steps_per_call", steps_per_call)
         source = self._source(data, batch_size)
         validation = None
         if validation_data is not None:
@@ -365,7 +366,7 @@ class Trainer:
             return Batches(data)
         if evaluation:
             # The size of the batches is nothing but a matter of memory here.
-            batch_size = _integer("batch_size", batch_size) or 1000
+            batch_size = optional_integer("batch_size", batch_size) or 1000
             if self._micro_batch is not None:
                 capacity = self._micro_batch * self.strategy.num_replicas_in_sync
                 batch_size = min(batch_size, capacity)
@@ -433,13 +434,3 @@ class Trainer:
         names = getattr(self.model, "output_names", None)
         self._label_checks = label_checks(inputs, forward.terms, predictions[0], names)
         return concrete.graph
-
-
-def _integer(name: str, value: Any, *, least: int = 1, optional: bool = True) -> int | None:
-    if value is None and optional:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(
-            f"`{name}` must be an integer of at least {least}. Received: {name}={value!r}"
-        )
-    return int(value)
