@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import sklearn.datasets
-import sklearn.model_selection
 
 # Where TFDS downloads from. Asked first whether it can be reached, because without a network TFDS
 # itself tries for more than three minutes before it says so.
@@ -99,6 +97,10 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None, download: bool
 
 def _digits() -> list[np.ndarray]:
     """Returns training inputs and labels and test inputs and labels, as all functions below."""
+    # Imported here: `import keras_sharp` needs none of it.
+    import sklearn.datasets
+    import sklearn.model_selection
+
     x, y = sklearn.datasets.load_digits(return_X_y=True)
     x_train, x_test, y_train, y_test = sklearn.model_selection.train_test_split(
         np.float32(x / 16), np.int32(y), test_size=0.2, random_state=0, stratify=y

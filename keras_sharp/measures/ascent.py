@@ -41,7 +41,7 @@ class Ascent:
         objective: `f`.
         space: `x` and `A`.
         bound: `(p,)` float64, half the edges of the box.
-        seed: Seed of the step that leaves a stationary point.
+        seed: Seed of the steps that leave a stationary point.
         progress: Is told the highest `f` and the iterations.
 
     Attributes:
