@@ -1,7 +1,7 @@
 """Sharpness of minima and large-batch training for Keras models."""
 
 from keras_sharp import datasets, networks, training
-from keras_sharp.measures import epsilon_sharpness, sharpness
+from keras_sharp.measures import sharpness
 from keras_sharp.objective import Objective
 from keras_sharp.results import SharpnessResult
 from keras_sharp.version import __version__
@@ -11,7 +11,6 @@ __all__ = [
     "SharpnessResult",
     "__version__",
     "datasets",
-    "epsilon_sharpness",
     "networks",
     "sharpness",
     "training",

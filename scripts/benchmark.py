@@ -261,7 +261,7 @@ def sharpness(sizes: Sizes) -> rich.table.Table:
     objective.value_and_gradient()  # traced
     one_pass()
     search = {"max_iterations": sizes.iterations, "verbose": 0}
-    traced = functools.partial(keras_sharp.epsilon_sharpness, objective, **search)
+    traced = functools.partial(keras_sharp.sharpness, objective, **search)
     contenders = {
         "sharpness(model, data), tracing and all": lambda: keras_sharp.sharpness(
             model, (x, y), **search

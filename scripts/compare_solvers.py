@@ -76,7 +76,7 @@ def unscaled(objective: keras_sharp.Objective, iterations: int, **tolerances: fl
 def scaled(objective: keras_sharp.Objective, iterations: int, solver: str) -> float:
     """The metric as keras-sharp measures it."""
     search = {"solver": solver, "max_iterations": iterations, "verbose": 0}
-    return float(keras_sharp.epsilon_sharpness(objective, epsilon=EPSILON, **search))
+    return float(keras_sharp.sharpness(objective, epsilon=EPSILON, **search))
 
 
 WAYS = {

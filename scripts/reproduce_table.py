@@ -37,7 +37,7 @@ from keskar_tables import EPSILONS, REGIMES, SUBSPACE_DIMS, Measured, Table
 from run_folder import RunFolder, hardware, read, read_sharpness, versions, write, write_weights
 from run_progress import Display, Plan, ShowEpochs
 
-from keras_sharp import Objective, datasets, epsilon_sharpness
+from keras_sharp import Objective, datasets, sharpness
 from keras_sharp.networks import NETWORKS
 from keras_sharp.training import Trainer
 
@@ -350,7 +350,7 @@ class Experiment:
         if quantity == "accuracy":
             return self.accuracy(objectives)
         dimension, epsilon = SHARPNESS[quantity]
-        result = epsilon_sharpness(
+        result = sharpness(
             objectives["train"],
             epsilon=epsilon,
             subspace_dim=dimension,

@@ -1,5 +1,5 @@
 """How sharp is the minimum?"""
 
-from keras_sharp.measures.keskar import epsilon_sharpness, sharpness
+from keras_sharp.measures.keskar import sharpness
 
-__all__ = ["epsilon_sharpness", "sharpness"]
+__all__ = ["sharpness"]

@@ -2,38 +2,32 @@
 
 import numbers
 import time
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import numpy as np
-import scipy
-import tensorflow as tf
 
 from keras_sharp.arguments import integer, optional_integer
 from keras_sharp.measures.ascent import SOLVERS, Ascent
 from keras_sharp.measures.subspace import FullSpace, GaussianSubspace
-from keras_sharp.objective import Objective
+from keras_sharp.objective import FunctionArguments, Objective, objective_of
 from keras_sharp.progress import Progress
 from keras_sharp.results import SharpnessResult
-from keras_sharp.version import __version__
+from keras_sharp.version import versions
 
 
 def sharpness(
-    model: keras.Model,
-    ds: Any,
+    model: keras.Model | Objective,
+    ds: Any = None,
     *,
     epsilon: float = 1e-3,
     subspace_dim: int | None = None,
-    loss: Any = None,
-    batch_norm: str = "inference",
     max_iterations: int = 10,
     solver: str = "l-bfgs-b",
     seed: int = 0,
-    batch_size: int | None = None,
-    penalties: bool = True,
-    check_data: bool = True,
     subspace_memory: int = 2**30,
     verbose: str | int = "auto",
+    **function: Unpack[FunctionArguments],
 ) -> SharpnessResult:
     """Returns how much the loss can rise in a small box around a model's weights, in percent.
 
@@ -43,27 +37,25 @@ def sharpness(
     (Table 4). The model is not changed.
 
     Args:
-        model: A built Keras model: functional, Sequential or subclassed.
+        model: A built Keras model: functional, Sequential or subclassed. Or an `Objective`, without
+            `ds`: several measurements of one function then share what it has read and traced.
         ds: Labelled data: a tuple of arrays `(x, y)` or `(x, y, sample_weight)`, a
             `tf.data.Dataset` of such batches, or a `keras.utils.PyDataset`. The paper uses the
             whole training set.
         epsilon: Radius of the box, `epsilon > 0`. The paper uses 1e-3 and 5e-4.
         subspace_dim: `p`; the paper uses 100. Defaults to None, the full space.
-        loss: Any form `compile(loss=...)` takes. Defaults to the compiled loss.
-        batch_norm: `"inference"` (moving statistics) or `"batch"` (statistics of the evaluation
-            batch, as the paper's own networks). The two can differ by a factor of hundreds.
         max_iterations: Solver iterations. The paper uses 10, whatever the solver says of
             convergence.
         solver: `"l-bfgs-b"`, as the paper, or `"sign-ascent"`: `y <- bound * sign(gradient)`,
             cheaper for millions of weights since all but one number per pass stays on the device.
         seed: Seed of `A` and of the steps that leave a stationary point.
-        batch_size: Examples per evaluation batch. Defaults to 1000 for arrays and to a pipeline's
-            own. It changes the value only with `batch_norm="batch"`.
-        penalties: Whether regularizers and `add_loss` terms belong to `f`.
-        check_data: Whether to refuse data that are not the same the second time.
         subspace_memory: Bytes `A` may take; a larger one is drawn again block by block at every
             use.
         verbose: `"auto"` shows a progress bar after two seconds, 1 at once, 0 never.
+        **function: `loss`, `batch_norm`, `batch_size`, `penalties` and `check_data` of `Objective`.
+            With `batch_norm="inference"` (moving statistics, the default) or `"batch"` (statistics
+            of the evaluation batch, as the paper's own networks) the value can differ by a factor
+            of hundreds.
 
     Returns:
         A `SharpnessResult`; `float(result)` is the value.
@@ -92,35 +84,8 @@ def sharpness(
         - [Keskar et al., 2017](https://arxiv.org/abs/1609.04836), section 2.2.2.
     """
     search = _checked(epsilon, subspace_dim, max_iterations, solver, seed, verbose)
-    objective = Objective(
-        model,
-        ds,
-        loss,
-        batch_norm=batch_norm,
-        batch_size=batch_size,
-        penalties=penalties,
-        check_data=check_data,
-    )
-    return epsilon_sharpness(objective, **search, subspace_memory=subspace_memory, verbose=verbose)
-
-
-def epsilon_sharpness(
-    objective: Objective,
-    *,
-    epsilon: float = 1e-3,
-    subspace_dim: int | None = None,
-    max_iterations: int = 10,
-    solver: str = "l-bfgs-b",
-    seed: int = 0,
-    subspace_memory: int = 2**30,
-    verbose: str | int = "auto",
-) -> SharpnessResult:
-    """Returns the sharpness of an `Objective`, for several measurements of one function.
-
-    Arguments, result and errors are those of `sharpness`.
-    """
-    search = _checked(epsilon, subspace_dim, max_iterations, solver, seed, verbose)
     epsilon, subspace_dim, seed = search["epsilon"], search["subspace_dim"], search["seed"]
+    objective = objective_of(model, ds, **function)
     started = time.perf_counter()
     centre = objective.weights
     if subspace_dim is None:
@@ -158,12 +123,7 @@ def epsilon_sharpness(
         seconds=time.perf_counter() - started,
         **search,
         objective=objective.settings,
-        versions={
-            "keras_sharp": __version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-            "scipy": scipy.__version__,
-        },
+        versions=versions(),
     )
 
 

@@ -43,8 +43,7 @@ class GaussianSubspace:
     """`x + A y` for `y` of `(p,)`, with independent N(0, 1) entries in the `(n, p)` matrix `A`.
 
     `A` is kept in float32 if it fits into `memory` bytes, and drawn again block by block at every
-    use if
-    not: the same matrix either way.
+    use if not: the same matrix either way.
 
     Args:
         centre: `(n,)` float64, the weights `x`.

@@ -10,7 +10,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 import keras_sharp
-from keras_sharp import Objective, epsilon_sharpness, sharpness
+from keras_sharp import Objective, sharpness
 from keras_sharp.measures import keskar
 from keras_sharp.measures.subspace import GaussianSubspace
 
@@ -173,7 +173,7 @@ def test_what_the_solver_is_handed(monkeypatch, float64, subspace_dim):
 
     original = scipy.optimize.minimize
     monkeypatch.setattr(scipy.optimize, "minimize", check)
-    epsilon_sharpness(objective, subspace_dim=subspace_dim, seed=1)
+    sharpness(objective, subspace_dim=subspace_dim, seed=1)
     assert checked
 
 
@@ -183,7 +183,7 @@ def test_corner_is_the_loss_at_the_signed_gradient():
     w = objective.weights
     loss, gradient = objective.value_and_gradient(w)
     corner = objective.value(w + 1e-3 * (np.abs(w) + 1) * np.sign(gradient))
-    result = epsilon_sharpness(objective)
+    result = sharpness(objective)
     assert result.corner == pytest.approx(100 * (corner - loss) / (1 + loss), rel=1e-9)
 
 
@@ -319,9 +319,7 @@ def test_solvers_agree_and_json_round_trips():
     model, data = classifier(), digits(300)
     model.fit(*data, epochs=3, verbose=0)
     objective = Objective(model, data)
-    first, second = (
-        epsilon_sharpness(objective, solver=name) for name in ("l-bfgs-b", "sign-ascent")
-    )
+    first, second = (sharpness(objective, solver=name) for name in ("l-bfgs-b", "sign-ascent"))
     assert second.value == pytest.approx(first.value, rel=0.05)
     assert keras_sharp.SharpnessResult.from_json(first.to_json()) == first
     assert f"{first:.3f}" == f"{first.value:.3f}"
@@ -398,3 +396,17 @@ def test_a_loss_that_overflows_inside_the_box_is_an_error():
     model.set_weights([np.array([[88.72]])])  # exp of it is just below the largest float32
     with pytest.raises(FloatingPointError, match="at a point of the box"):
         sharpness(model, (np.ones((2, 1), "f4"), np.zeros((2, 1), "f4")), loss="mae", epsilon=0.01)
+
+
+def test_a_measure_takes_a_model_with_data_or_an_objective_alone():
+    model, data = classifier(), digits(20)
+    objective = Objective(model, data, batch_norm="batch")
+    assert sharpness(objective).value == sharpness(model, data, batch_norm="batch").value
+    for arguments, options, message in [
+        ((model,), {}, "a Keras model and its data"),
+        ((objective, data), {}, r"leave them out.*\['ds'\]"),
+        ((objective,), {"batch_norm": "batch"}, r"leave them out.*\['batch_norm'\]"),
+        ((model, data), {"epsilo": 1}, r"\['epsilo'\]"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            sharpness(*arguments, **options)

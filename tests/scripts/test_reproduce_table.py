@@ -243,14 +243,14 @@ def test_a_trial_that_fails_does_not_stop_the_next(run, monkeypatch, tmp_path):
 def test_a_measurement_that_fails_does_not_stop_the_rest(run, monkeypatch, tmp_path, error):
     if error == "exhausted":
         error = lambda text: tf.errors.ResourceExhaustedError(None, None, text)  # noqa: E731
-    measure = reproduce_table.epsilon_sharpness
+    measure = reproduce_table.sharpness
 
     def failing(objective, *, subspace_dim, epsilon, **kwargs):
         if subspace_dim is None and epsilon == 1e-3:
             raise error("cannot be computed")
         return measure(objective, subspace_dim=subspace_dim, epsilon=epsilon, **kwargs)
 
-    monkeypatch.setattr(reproduce_table, "epsilon_sharpness", failing)
+    monkeypatch.setattr(reproduce_table, "sharpness", failing)
     status, printed = run()
     assert status == 0
     reason = "F1 was not finished: F1 trial 1/1 LB (batch 6), full-0.001: cannot be computed"
@@ -261,7 +261,7 @@ def test_a_measurement_that_fails_does_not_stop_the_rest(run, monkeypatch, tmp_p
     assert (trial / "small.batch-5000.full-0.0005.json").exists()
     assert (trial / "large.batch-5000.subspace100-0.0005.json").exists()
 
-    monkeypatch.setattr(reproduce_table, "epsilon_sharpness", measure)
+    monkeypatch.setattr(reproduce_table, "sharpness", measure)
     again = run()[1]
     assert "2 of 2 trainings and 8 of 10 measurements" in again
     assert "was not finished" not in again
@@ -306,7 +306,7 @@ def test_ctrl_c_says_how_to_go_on(run, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reproduce_table, "epsilon_sharpness", interrupt)
+    monkeypatch.setattr(reproduce_table, "sharpness", interrupt)
     monkeypatch.setattr(sys, "argv", ["scripts/reproduce_table.py", "--output", "a folder"])
     status, printed = run()
     assert status == 130

@@ -1,31 +1,9 @@
-"""What the measures return: frozen records of a number and of what it is a number of."""
+"""What `sharpness` returns."""
 
 import dataclasses
-import json
-from typing import Any, Self
+from typing import Any
 
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """Base of all results: plain values and NumPy only, and JSON both ways."""
-
-    def to_json(self, indent: int | None = None) -> str:
-        """Returns the result as a JSON object."""
-        return json.dumps(dataclasses.asdict(self), indent=indent, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Returns the result that `to_json` wrote.
-
-        Raises:
-            ValueError: If the text is no such result.
-        """
-        values = json.loads(text)
-        names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
-            found = sorted(values) if isinstance(values, dict) else type(values).__name__
-            raise ValueError(f"`text` must be the JSON of a {cls.__name__}. Received: {found}")
-        return cls(**values)
+from keras_sharp.results.base import Result
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
