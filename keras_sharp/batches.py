@@ -1,6 +1,5 @@
 """A data set as the same evaluation batches, in the same order, every time."""
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sharp.arguments import optional_integer
+from keras_sharp.hashing import ArrayHash, joint_hash
 from keras_sharp.labelled import labelled, number_of_examples, require_end
 
 Batch = tuple[Any, ...]
@@ -59,18 +59,18 @@ class EvaluationBatches:
             return iter(self._cache)
         return self._compared() if self._is_pipeline else _tensors(self._source)
 
-    def _survey(self) -> tuple[list[int], str, list[bytes]]:
+    def _survey(self) -> tuple[list[int], str, list[str]]:
         """One pass: sizes and digests, and the batches themselves while they fit."""
         sizes, batch_digests, kept, kept_bytes = [], [], [], 0
-        whole: list[Any] | None = None
+        whole: list[ArrayHash] | None = None
         for batch in _tensors(self._source):
             sizes.append(number_of_examples(batch))
             leaves = [leaf.numpy() for leaf in keras.tree.flatten(batch)]
             # One hash per leaf, so that how the examples are cut into batches leaves no trace.
-            whole = whole or [hashlib.blake2b(_form(leaf), digest_size=8) for leaf in leaves]
+            whole = whole or [ArrayHash() for _ in leaves]
             for running, leaf in zip(whole, leaves, strict=True):
-                running.update(_content(leaf))
-            batch_digests.append(_digest(leaves))
+                running.update(leaf)
+            batch_digests.append(_digest(batch))
             kept_bytes += sum(leaf.nbytes for leaf in leaves)
             if self._is_pipeline and kept is not None:
                 kept = [*kept, batch] if kept_bytes <= _CACHE_BYTES else None
@@ -78,8 +78,7 @@ class EvaluationBatches:
             raise ValueError("`data` must not be empty. Received: no examples")
         if self._is_pipeline:
             self._cache = kept
-        joined = hashlib.blake2b(b"".join(running.digest() for running in whole), digest_size=8)
-        return sizes, joined.hexdigest(), batch_digests
+        return sizes, joint_hash(whole), batch_digests
 
     def _compare_with_second_pass(self) -> None:
         cache, self._cache = self._cache, None
@@ -93,8 +92,7 @@ class EvaluationBatches:
         for batch in _tensors(self._source):
             same = count < len(self.sizes) and number_of_examples(batch) == self.sizes[count]
             if same and self._check:
-                leaves = [leaf.numpy() for leaf in keras.tree.flatten(batch)]
-                same = _digest(leaves) == self._batch_digests[count]
+                same = _digest(batch) == self._batch_digests[count]
             if not same:
                 raise ValueError(_NOT_THE_SAME.format(f"batch {count} differs"))
             yield batch
@@ -157,19 +155,5 @@ def _tensors(source: Any) -> Iterator[Batch]:
         yield keras.tree.map_structure(tf.convert_to_tensor, labelled(batch))
 
 
-def _form(leaf: np.ndarray) -> bytes:
-    return f"{leaf.dtype}{leaf.shape[1:]}".encode()
-
-
-def _content(leaf: np.ndarray) -> bytes | np.ndarray:
-    if leaf.dtype == object:  # strings, of which an array holds addresses
-        return b"".join(len(each).to_bytes(8, "little") + each for each in leaf.ravel())
-    return np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
-
-
-def _digest(leaves: list[np.ndarray]) -> bytes:
-    digest = hashlib.blake2b(digest_size=8)
-    for leaf in leaves:
-        digest.update(_form(leaf))
-        digest.update(_content(leaf))
-    return digest.digest()
+def _digest(batch: Batch) -> str:
+    return joint_hash([ArrayHash(leaf.numpy()) for leaf in keras.tree.flatten(batch)])

@@ -38,19 +38,14 @@ def get_states(parts: list[Any]) -> list[list]:
 
 
 def set_states(parts: list[Any], states: list[list]) -> None:
-    """Gives callbacks the states that `get_states` returned.
-
-    Raises:
-        ValueError: If they are others.
-    """
-    parts = [part for part in parts if _has_state(part)]
-    names, stored = [type(part).__name__ for part in parts], [name for name, _ in states]
-    if names != stored:
-        raise ValueError(
-            "`checkpoint` must be of a training with the same callbacks. It holds the states of "
-            f"{stored}. Received: {names}"
-        )
-    for part, (_, state) in zip(parts, states, strict=True):
+    """Gives callbacks the states that `get_states` returned; a new one begins afresh."""
+    left = list(states)
+    for part in filter(_has_state, parts):
+        found = next((entry for entry in left if entry[0] == type(part).__name__), None)
+        if found is None:
+            continue
+        left.remove(found)
+        state = found[1]
         if hasattr(part, "set_state"):
             part.set_state(state)
         else:

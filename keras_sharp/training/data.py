@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_sharp.hashing import ArrayHash
 from keras_sharp.labelled import labelled, number_of_examples, require_end
-from keras_sharp.training.fingerprint import digest
 from keras_sharp.training.loop import Loop
 
 
@@ -23,7 +23,7 @@ class Examples:
     Attributes:
         steps: Number of batches in an epoch.
         example: The first batch.
-        arrays: All arrays, in a list.
+        labels: What the labels are, for a message.
 
     Raises:
         ValueError: If the arrays or the batch size are of no use.
@@ -38,8 +38,8 @@ class Examples:
         at_most: bool = False,
     ):
         arrays = _checked_arrays(data)
-        self.arrays = keras.tree.flatten(arrays)
-        self._size = len(self.arrays[0])
+        self._arrays = keras.tree.flatten(arrays)
+        self._size = len(self._arrays[0])
         if at_most:
             batch_size = min(batch_size, self._size)
         integer = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
@@ -51,6 +51,8 @@ class Examples:
         self._batch_size = int(batch_size)
         self.steps = -(-self._size // self._batch_size)
         self.example = keras.tree.map_structure(lambda a: a[: self._batch_size], arrays)
+        ranges = [f"{y.min():g} to {y.max():g}" for y in keras.tree.flatten(arrays[1])]
+        self.labels = f"labels from {', '.join(ranges)}"
         self._data = keras.tree.map_structure(tf.convert_to_tensor, arrays)
         if strategy.num_replicas_in_sync > 1:
             copies = strategy.experimental_distribute_values_from_function
@@ -58,7 +60,7 @@ class Examples:
 
     def describe(self) -> dict[str, Any]:
         """Returns what a training that goes on must have in common with the one stopped."""
-        arrays = [[list(a.shape[1:]), str(a.dtype), digest(a)] for a in self.arrays]
+        arrays = [ArrayHash(array).hexdigest() for array in self._arrays]
         return {"examples": self._size, "batch_size": self._batch_size, "arrays": arrays}
 
     def begin(self, seed: int | None = None, epoch: int = 0) -> None:
@@ -95,6 +97,7 @@ class Batches:
     Attributes:
         steps: Number of batches in an epoch, None if the pipeline does not say.
         example: The first batch.
+        labels: What the labels are, for a message.
 
     Raises:
         ValueError: If the pipeline is empty, endless or without labels.
@@ -102,6 +105,8 @@ class Batches:
 
     def __init__(self, data: tf.data.Dataset | keras.utils.PyDataset):
         self._order: np.ndarray | None = None
+        self.labels = "others"
+        self._on_epoch_begin = getattr(data, "on_epoch_begin", lambda: None)
         self._on_epoch_end = getattr(data, "on_epoch_end", lambda: None)
         if isinstance(data, keras.utils.PyDataset):
             data = self._by_index(data)
@@ -124,6 +129,7 @@ class Batches:
             self._order = np.arange(len(self._order))
             if seed is not None:
                 np.random.default_rng([seed, epoch]).shuffle(self._order)
+        self._on_epoch_begin()
         self._iterator, self._done = iter(self._data), 0
 
     def run(self, loop: Loop, count: int) -> np.ndarray:
@@ -163,7 +169,10 @@ def _checked_arrays(data: Any) -> tuple:
 def _array(value: Any) -> np.ndarray:
     value = np.asarray(value)
     if value.dtype.kind not in "biuf":
-        raise ValueError(f"Arrays of `data` must hold numbers. Received: dtype={value.dtype}")
+        raise ValueError(
+            "Arrays of `data` must hold numbers; strings come in a `tf.data.Dataset` of batches. "
+            f"Received: dtype={value.dtype}"
+        )
     if value.dtype.kind == "f":
         value = value.astype(keras.config.floatx(), copy=False)
         if not np.isfinite(value).all():

@@ -4,7 +4,6 @@ The same program run again, in a process in which Keras numbers its names otherw
 """
 
 import functools
-import hashlib
 import inspect
 import types
 from typing import Any
@@ -12,22 +11,24 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_sharp.hashing import ArrayHash
+
 _SIMPLE = (bool, int, float, str, types.NoneType, np.generic)
-_CHUNK = 2**24  # bytes hashed at once: an array that is not contiguous is copied piece by piece
 
 
 def describe(thing: Any) -> Any:
     """Returns class and configuration of an optimizer, a loss, a gradient rule...
 
     Of what has no `get_config()` the attributes with simple values count, but not those which
-    `get_state()` returns, for they change. Of a function of one's own it is the code.
+    `get_state()` returns, for they change. Of a function of one's own it is the name and the simple
+    values it was made with, not the code.
     """
     if isinstance(thing, np.generic):
         return thing.item()
     if isinstance(thing, _SIMPLE):
         return thing
     if isinstance(thing, np.ndarray):
-        return digest(np.atleast_1d(thing))
+        return ArrayHash(np.atleast_1d(thing)).hexdigest()
     if isinstance(thing, dict):
         return {str(key): describe(value) for key, value in thing.items()}
     if isinstance(thing, list | tuple):
@@ -61,15 +62,6 @@ def describe_model(model: keras.Model) -> dict[str, Any]:
         described[f"{index} {kind}"] = _numbered(config or {}, numbers) | _arguments(layer)
     # The layers first: what differs in one of them also differs in the models that contain it.
     return dict(sorted(described.items(), key=lambda item: "layers" in item[1]))
-
-
-def digest(array: np.ndarray) -> str:
-    """Returns a hash of the bytes of an array."""
-    sum_ = hashlib.blake2b(digest_size=16)
-    rows = max(1, _CHUNK // max(1, array.nbytes // max(1, len(array))))
-    for first in range(0, len(array), rows):
-        sum_.update(array[first : first + rows].tobytes())
-    return sum_.hexdigest()
 
 
 def _config(thing: Any) -> dict[str, Any] | None:
@@ -145,17 +137,7 @@ def _attributes(thing: Any) -> dict[str, Any]:
 def _function(function: types.FunctionType) -> Any:
     if function.__module__.split(".")[0] == "keras":
         return function.__qualname__
-    code = hashlib.blake2b(digest_size=16)
-    _add_code(code, function.__code__)
     cells = function.__closure__ or ()
     values = [*(function.__defaults__ or ()), *(cell.cell_contents for cell in cells)]
     simple = [value for value in values if isinstance(value, _SIMPLE)]
-    return {"function": function.__qualname__, "code": code.hexdigest(), "values": simple}
-
-
-def _add_code(sum_: Any, code: types.CodeType) -> None:
-    simple = [c for c in code.co_consts if isinstance(c, (*_SIMPLE, tuple))]
-    sum_.update(code.co_code + repr((code.co_names, simple)).encode())
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            _add_code(sum_, constant)
+    return {"function": function.__qualname__, "values": simple}

@@ -53,8 +53,8 @@ class Forward:
         self.weighted = False
         self._model = model
         self._loss = loss
-        compiled = {id(v) for m in model._get_own_metrics() for v in m.variables}
-        self._metrics = [v for v in model.metrics_variables if id(v) not in compiled]
+        kept = [metric for layer in model._flatten_layers() for metric in layer._metrics]
+        self._metrics = [v for metric in kept for v in metric.variables]
         self._seeds = [v for v in model.non_trainable_variables if v.name == "seed_generator_state"]
 
     def __call__(

@@ -89,11 +89,7 @@ class Record:
             self._model.history.epoch = self._state["epochs"]
 
     def restore_parts(self) -> None:
-        """Gives callbacks their states, after they were told that the training begins.
-
-        Raises:
-            ValueError: If they are others than those of the training.
-        """
+        """Gives callbacks their states, after they were told that the training begins."""
         if self._state:
             set_states(self._parts, self._state["parts"])
 

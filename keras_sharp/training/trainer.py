@@ -20,7 +20,6 @@ from keras_sharp.training.fingerprint import describe, describe_model
 from keras_sharp.training.forward import Forward
 from keras_sharp.training.gradient import Plain
 from keras_sharp.training.jit import jit_pays
-from keras_sharp.training.labels import label_checks
 from keras_sharp.training.loop import Loop, StepsPerCall
 from keras_sharp.training.passes import Passes
 from keras_sharp.training.record import Record
@@ -190,9 +189,6 @@ class Trainer:
         if validation_data is not None:
             validation = self._source(validation_data, batch_size, evaluation=True)
         self._build(source)
-        self._check_labels(source)
-        if validation is not None:
-            self._check_labels(validation)
         chain = keras.callbacks.CallbackList(
             callbacks,
             add_history=True,
@@ -260,7 +256,6 @@ class Trainer:
         """
         source = self._source(data, batch_size, evaluation=True)
         self._build(source)
-        self._check_labels(source)
         chain = keras.callbacks.CallbackList(
             add_progbar=verbose != 0,
             model=self.model,
@@ -328,7 +323,7 @@ class Trainer:
             if rows[:, loop.step.bad_labels].any():
                 raise ValueError(
                     "Labels must be integers between 0 and the number of classes - 1. Received: "
-                    f"others, in one of the batches {done + 1} to {done + len(rows)}"
+                    f"{source.labels}, in one of the batches {done + 1} to {done + len(rows)}"
                 )
             if len(rows):
                 yield done, rows
@@ -409,12 +404,6 @@ class Trainer:
         self._evaluation = Loop(EvaluationStep(model, self.strategy, terms, jit, self._micro_batch))
         self._built_for = built_for
 
-    def _check_labels(self, source: Examples | Batches) -> None:
-        # Of a pipeline the labels are not known before they come.
-        if isinstance(source, Examples):
-            for check in self._label_checks:
-                check(source.arrays)
-
     def _trace(self, forward: Forward, example: tuple) -> tf.Graph:
         """Traces a forward pass, which tells what it updates and what the loss is made of."""
 
@@ -422,15 +411,8 @@ class Trainer:
             part = tf.convert_to_tensor(part)
             return tf.TensorSpec([None, *part.shape[1:]], part.dtype)
 
-        predictions = []
-
         def run(batch):
-            predict = lambda batch: predictions.append(forward.predict(batch)[0])  # noqa: E731
-            self.strategy.run(predict, args=(batch,))
+            self.strategy.run(lambda batch: forward.predict(batch)[0], args=(batch,))
 
         specs = keras.tree.map_structure(spec, example)
-        concrete = tf.function(run, autograph=False).get_concrete_function(specs)
-        inputs = concrete.inputs[: len(keras.tree.flatten(specs))]
-        names = getattr(self.model, "output_names", None)
-        self._label_checks = label_checks(inputs, forward.terms, predictions[0], names)
-        return concrete.graph
+        return tf.function(run, autograph=False).get_concrete_function(specs).graph

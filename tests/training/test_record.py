@@ -92,11 +92,15 @@ def test_callbacks_go_on_where_they_were(train):
     for epoch in (1, 3, 4):
         with pytest.raises(Stop):
             train(9, callbacks=[*callbacks(), stop_before(epoch)])
-    with pytest.raises(ValueError, match="the same callbacks. It holds the states of"):
-        train(9, callbacks=[])
     assert_same(train(9, callbacks=callbacks()), expected)
     # Stopped early is finished, with the best weights put back.
     assert_same(train(9, callbacks=[*callbacks(), stop_before(0)]), expected)
+
+
+def test_a_callback_that_is_new_begins_when_it_comes(train):
+    train(3)
+    stopping = STOPPING("val_loss", mode="max", patience=4)
+    assert train(20, callbacks=[stopping])[1].epoch[-1] == 3 + 4
 
 
 @pytest.mark.parametrize("stops", [True, False])
