@@ -10,21 +10,17 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sharp.arguments import integer, optional_integer
-from keras_sharp.losses import LossTerms
 from keras_sharp.training.callbacks import needs_every_batch
 from keras_sharp.training.communication import AllReduce
 from keras_sharp.training.data import Batches, Examples
 from keras_sharp.training.divergence import check_losses, check_weights
-from keras_sharp.training.evaluation import EvaluationStep
+from keras_sharp.training.engine import Engine
 from keras_sharp.training.fingerprint import describe, describe_model
-from keras_sharp.training.forward import Forward
 from keras_sharp.training.gradient import Plain
-from keras_sharp.training.jit import jit_pays
 from keras_sharp.training.loop import Loop, StepsPerCall
-from keras_sharp.training.passes import Passes
 from keras_sharp.training.record import Record
-from keras_sharp.training.step import LOSS, SIZE, TERMS, TrainStep
-from keras_sharp.training.strategy import chain_of, check_optimizer, choose_strategy
+from keras_sharp.training.step import LOSS, SIZE, TERMS
+from keras_sharp.training.strategy import chain_of, choose_strategy
 
 History = keras.callbacks.History
 Data = Any  # a tuple of arrays, a tf.data.Dataset or a keras.utils.PyDataset
@@ -113,16 +109,22 @@ class Trainer:
         self._gradient = gradient or Plain()
         self._communication = communication or AllReduce()
         self._micro_batch = optional_integer("micro_batch", micro_batch)
-        self._jit_compile = jit_compile
-        self._compile_arguments = {
+        compile_arguments = {
             "optimizer": optimizer,
             "loss": loss,
             "metrics": metrics,
             "loss_weights": loss_weights,
             "weighted_metrics": weighted_metrics,
         }
-        self._built_for: tuple | None = None
-        self._compile()
+        self._engine = Engine(
+            model,
+            self.strategy,
+            compile_arguments,
+            self._gradient,
+            self._communication,
+            self._micro_batch,
+            jit_compile,
+        )
         self._settings = {
             "optimizer": describe(model.optimizer),
             "loss": describe(loss),
@@ -188,7 +190,7 @@ class Trainer:
         validation = None
         if validation_data is not None:
             validation = self._source(validation_data, batch_size, evaluation=True)
-        self._build(source)
+        self._engine.build(source.example)
         chain = keras.callbacks.CallbackList(
             callbacks,
             add_history=True,
@@ -255,7 +257,7 @@ class Trainer:
             ValueError: If data or settings are of no use, or the model overrides `test_step`.
         """
         source = self._source(data, batch_size, evaluation=True)
-        self._build(source)
+        self._engine.build(source.example)
         chain = keras.callbacks.CallbackList(
             add_progbar=verbose != 0,
             model=self.model,
@@ -277,9 +279,12 @@ class Trainer:
         Raises:
             FloatingPointError: If a loss or the weights after the last step are not finite.
         """
-        step = self._training.step
+        loop = self._engine.training
+        step = loop.step
         losses, logs, examples, sums = [], {}, 0.0, np.zeros(step.columns)
-        for first, rows in self._calls(source, self._training, calls, chain.on_train_batch_begin):
+        for first, rows in self._calls(
+            source, self._engine.training, calls, chain.on_train_batch_begin
+        ):
             check_losses(rows, epoch, first)
             losses.append(rows[:, LOSS])
             sizes = rows[:, SIZE].astype(np.float64)
@@ -300,7 +305,7 @@ class Trainer:
         self.model.reset_metrics()
         chain.on_test_begin()
         source.begin()
-        loop, calls, seen, logs = self._evaluation, StepsPerCall(None), [], {}
+        loop, calls, seen, logs = self._engine.evaluation, StepsPerCall(None), [], {}
         for first, rows in self._calls(source, loop, calls, chain.on_test_batch_begin):
             seen.append(rows)
             logs = self._logs(*loop.step.losses(np.concatenate(seen)))
@@ -366,53 +371,3 @@ class Trainer:
                 capacity = self._micro_batch * self.strategy.num_replicas_in_sync
                 batch_size = min(batch_size, capacity)
         return Examples(data, batch_size, self.strategy, at_most=evaluation)
-
-    def _compile(self) -> None:
-        with self.strategy.scope():
-            self.model.compile(**self._compile_arguments, jit_compile=False)
-        check_optimizer(self.model.optimizer, self.strategy)
-        self._compile_arguments["optimizer"] = self.model.optimizer
-        self._compiled = self.model._compile_config
-
-    def _build(self, source: Examples | Batches) -> None:
-        """Builds what the steps need, unless they were built for the model as it is now.
-
-        Raises:
-            ValueError: If the model has no trainable weights, or updates what can't be kept.
-        """
-        model, example = self.model, source.example
-        if self._compiled is not model._compile_config:
-            self._compile()
-        with self.strategy.scope():
-            model._symbolic_build(data_batch=example)
-        if not model.trainable_variables:
-            raise ValueError(
-                f"`model` must have trainable weights. Received: {model.name!r} without"
-            )
-        built_for = self._compiled, [id(v) for v in model.trainable_variables]
-        if self._built_for == built_for:
-            return
-        forward = Forward(model, LossTerms(model))
-        graph = self._trace(forward, example)
-        jit = self._jit_compile
-        if jit == "auto":
-            jit = jit_pays(model, graph, self.strategy)
-        passes = Passes(self.strategy, forward, self._communication, self._micro_batch, jit)
-        step = TrainStep(self.strategy, model.optimizer, forward, passes, self._gradient, jit)
-        self._training = Loop(step)
-        terms = len(forward.terms)
-        self._evaluation = Loop(EvaluationStep(model, self.strategy, terms, jit, self._micro_batch))
-        self._built_for = built_for
-
-    def _trace(self, forward: Forward, example: tuple) -> tf.Graph:
-        """Traces a forward pass, which tells what it updates and what the loss is made of."""
-
-        def spec(part):
-            part = tf.convert_to_tensor(part)
-            return tf.TensorSpec([None, *part.shape[1:]], part.dtype)
-
-        def run(batch):
-            self.strategy.run(lambda batch: forward.predict(batch)[0], args=(batch,))
-
-        specs = keras.tree.map_structure(spec, example)
-        return tf.function(run, autograph=False).get_concrete_function(specs).graph

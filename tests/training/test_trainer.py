@@ -331,7 +331,7 @@ def test_xla_is_used_where_it_pays_on_a_cpu(loss, blobs, layer, shape, jitted):
     model = keras.Sequential([keras.Input(shape), layer, *tail])
     trainer = Trainer(model, "sgd", loss)
     trainer.fit((blobs[0].reshape(-1, *shape), blobs[1]), batch_size=65, epochs=1, verbose=0)
-    graphs = trainer._training.over_indices._list_all_concrete_functions()
+    graphs = trainer._engine.training.over_indices._list_all_concrete_functions()
     functions = [f for g in graphs for f in g.graph.as_graph_def().library.function]
     assert any(f.attr["_XlaMustCompile"].b for f in functions) is jitted
 

@@ -1,0 +1,109 @@
+"""The two graphs of a training, built for a model as it is compiled."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_sharp.losses import LossTerms
+from keras_sharp.training.evaluation import EvaluationStep
+from keras_sharp.training.forward import Forward
+from keras_sharp.training.jit import jit_pays
+from keras_sharp.training.loop import Loop
+from keras_sharp.training.passes import Passes
+from keras_sharp.training.step import TrainStep
+from keras_sharp.training.strategy import check_optimizer
+
+
+class Engine:
+    """Compiles a model and makes the loops that train and evaluate it.
+
+    They are built again when the model was compiled again, or other weights became trainable.
+
+    Args:
+        model: A Keras model.
+        strategy: Its strategy.
+        compile_arguments: Those of `compile`.
+        gradient: The gradient rule.
+        communication: How replicas agree on a gradient.
+        micro_batch: Largest number of examples a replica processes at once. None: no limit.
+        jit_compile: True, False or `"auto"`.
+
+    Attributes:
+        training: The loop that takes steps, once `build` was called.
+        evaluation: The loop that evaluates.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        strategy: tf.distribute.Strategy,
+        compile_arguments: dict[str, Any],
+        gradient: Callable,
+        communication: Callable,
+        micro_batch: int | None,
+        jit_compile: bool | str,
+    ):
+        self._model = model
+        self._strategy = strategy
+        self._compile_arguments = compile_arguments
+        self._gradient = gradient
+        self._communication = communication
+        self._micro_batch = micro_batch
+        self._jit_compile = jit_compile
+        self._built_for: tuple | None = None
+        self._compile()
+
+    def build(self, example: tuple) -> None:
+        """Builds what is not built yet for the model as it is now.
+
+        Args:
+            example: A batch.
+
+        Raises:
+            ValueError: If the model has no trainable weights, or updates what can't be kept.
+        """
+        model = self._model
+        if self._compiled is not model._compile_config:
+            self._compile()
+        with self._strategy.scope():
+            model._symbolic_build(data_batch=example)
+        if not model.trainable_variables:
+            raise ValueError(
+                f"`model` must have trainable weights. Received: {model.name!r} without"
+            )
+        built_for = self._compiled, [id(v) for v in model.trainable_variables]
+        if self._built_for == built_for:
+            return
+        forward = Forward(model, LossTerms(model))
+        graph = self._trace(forward, example)
+        jit = self._jit_compile
+        if jit == "auto":
+            jit = jit_pays(model, graph, self._strategy)
+        passes = Passes(self._strategy, forward, self._communication, self._micro_batch, jit)
+        step = TrainStep(self._strategy, model.optimizer, forward, passes, self._gradient, jit)
+        self.training = Loop(step)
+        terms = len(forward.terms)
+        self.evaluation = Loop(EvaluationStep(model, self._strategy, terms, jit, self._micro_batch))
+        self._built_for = built_for
+
+    def _compile(self) -> None:
+        with self._strategy.scope():
+            self._model.compile(**self._compile_arguments, jit_compile=False)
+        check_optimizer(self._model.optimizer, self._strategy)
+        self._compile_arguments["optimizer"] = self._model.optimizer
+        self._compiled = self._model._compile_config
+
+    def _trace(self, forward: Forward, example: tuple) -> tf.Graph:
+        """Traces a forward pass, which tells what it updates and what the loss is made of."""
+
+        def spec(part):
+            part = tf.convert_to_tensor(part)
+            return tf.TensorSpec([None, *part.shape[1:]], part.dtype)
+
+        def run(batch):
+            self._strategy.run(lambda batch: forward.predict(batch)[0], args=(batch,))
+
+        specs = keras.tree.map_structure(spec, example)
+        return tf.function(run, autograph=False).get_concrete_function(specs).graph
