@@ -1,5 +1,6 @@
 """A data set as the same evaluation batches, in the same order, every time."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,6 +60,31 @@ class EvaluationBatches:
             return iter(self._cache)
         return self._compared() if self._is_pipeline else _tensors(self._source)
 
+    def pieces(self, size: int, seed: int) -> Iterator[Batch]:
+        """Yields random batches of at most `size` examples, all examples once.
+
+        Arrays are shuffled as a whole; of a pipeline, the examples of each batch.
+        """
+        random = np.random.default_rng(seed)
+        for batch in self if self._is_pipeline else [self._source.arrays]:
+            order = random.permutation(number_of_examples(batch))
+            for indices in np.array_split(order, -(-len(order) // size) or 1):
+                yield keras.tree.map_structure(functools.partial(_taken, indices), batch)
+
+    def regrouped(self, size: int) -> Iterator[Batch]:
+        """Yields the same examples in the same order, `size` at a time and last what is left."""
+        held: Batch | None = None
+        for batch in self:
+            if held is not None:
+                batch = keras.tree.map_structure(lambda *two: tf.concat(two, axis=0), held, batch)
+            count = number_of_examples(batch)
+            full = count - count % size
+            for start in range(0, full, size):
+                yield _rows(batch, slice(start, start + size))
+            held = _rows(batch, slice(full, count)) if full < count else None
+        if held is not None:
+            yield held
+
     def _survey(self) -> tuple[list[int], str, list[str]]:
         """One pass: sizes and digests, and the batches themselves while they fit."""
         sizes, batch_digests, kept, kept_bytes = [], [], [], 0
@@ -113,16 +139,16 @@ class _ArrayBatches:
     """Slices of arrays."""
 
     def __init__(self, data: tuple[Any, ...], batch_size: int):
-        self._arrays = keras.tree.map_structure(
+        self.arrays = keras.tree.map_structure(
             lambda leaf: leaf if isinstance(leaf, tf.Tensor) else np.asarray(leaf), data
         )
-        self._length = number_of_examples(self._arrays)
+        self._length = number_of_examples(self.arrays)
         self._batch_size = batch_size
 
     def __iter__(self) -> Iterator[Batch]:
         for start in range(0, self._length, self._batch_size):
             stop = start + self._batch_size
-            yield keras.tree.map_structure(lambda leaf: leaf[start:stop], self._arrays)  # noqa: B023
+            yield keras.tree.map_structure(lambda leaf: leaf[start:stop], self.arrays)  # noqa: B023
 
 
 class _PyDatasetBatches:
@@ -153,6 +179,16 @@ def _source(data: Any, batch_size: int | None) -> Any:
 def _tensors(source: Any) -> Iterator[Batch]:
     for batch in source:
         yield keras.tree.map_structure(tf.convert_to_tensor, labelled(batch))
+
+
+def _taken(indices: np.ndarray, leaf: np.ndarray | tf.Tensor) -> tf.Tensor:
+    if isinstance(leaf, tf.Tensor):
+        return tf.gather(leaf, indices)
+    return tf.convert_to_tensor(leaf[indices])
+
+
+def _rows(batch: Batch, rows: slice) -> Batch:
+    return keras.tree.map_structure(lambda leaf: leaf[rows], batch)
 
 
 def _digest(batch: Batch) -> str:

@@ -16,9 +16,18 @@ def batch_normalizations(model: keras.Model) -> list[keras.layers.Layer]:
     ]
 
 
+def moving_statistics(model: keras.Model) -> list[keras.Variable]:
+    """Returns the moving statistics that training would move: all means, then all variances."""
+    layers = [layer for layer in batch_normalizations(model) if layer.trainable]
+    return [layer.moving_mean for layer in layers] + [layer.moving_variance for layer in layers]
+
+
 @contextlib.contextmanager
 def batch_statistics(
-    model: keras.Model, scope: keras.StatelessScope, wanted: bool
+    model: keras.Model,
+    scope: keras.StatelessScope,
+    wanted: bool,
+    seen: dict[int, list[tf.Tensor]] | None = None,
 ) -> Iterator[None]:
     """While open, BatchNormalization layers use the statistics of their input, and write nothing.
 
@@ -29,6 +38,7 @@ def batch_statistics(
         model: The model that is evaluated meanwhile.
         scope: The scope it is evaluated in, holding the values of its variables.
         wanted: False leaves the layers alone.
+        seen: Takes the statistics of each call's input, by the `id` of the moving statistic.
     """
     layers = batch_normalizations(model) if wanted else []
 
@@ -39,12 +49,19 @@ def batch_statistics(
             known = [(v, scope.get_current_value(v)) for v in layer.variables]
             inner = keras.StatelessScope([(v, value) for v, value in known if value is not None])
             synchronized, layer.synchronized = layer.synchronized, False
+            momentum = layer.momentum
+            if seen is not None:
+                layer.momentum = 0.0  # what the moving statistics become is the batch's own
             try:
                 with inner:
                     extra = {} if mask is None else {"mask": mask}
-                    return type(layer).call(layer, inputs, training=True, **extra)
+                    outputs = type(layer).call(layer, inputs, training=True, **extra)
             finally:
-                layer.synchronized = synchronized
+                layer.synchronized, layer.momentum = synchronized, momentum
+            if seen is not None and layer.trainable:
+                for variable in (layer.moving_mean, layer.moving_variance):
+                    seen.setdefault(id(variable), []).append(inner.get_current_value(variable))
+            return outputs
 
         return call
 

@@ -1,5 +1,6 @@
 """The function of the weights that every measure is a number of."""
 
+import copy
 import functools
 import itertools
 from collections.abc import Iterator
@@ -9,10 +10,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_sharp.accuracy import hits
 from keras_sharp.batches import Batch, EvaluationBatches
+from keras_sharp.labelled import number_of_examples
 from keras_sharp.losses import LossTerms, Term
-from keras_sharp.normalization import batch_normalizations, batch_statistics, exact_moments
-from keras_sharp.weights import FlatWeights
+from keras_sharp.normalization import (
+    batch_normalizations,
+    batch_statistics,
+    exact_moments,
+    moving_statistics,
+)
+from keras_sharp.weights import FlatVariables, FlatWeights
 
 
 class Objective:
@@ -67,6 +75,7 @@ class Objective:
             )
         self._model = model
         self._flat = FlatWeights(model)
+        self._statistics = FlatVariables(moving_statistics(model))
         self._terms = LossTerms(model, loss, penalties=penalties, dtype=tf.float64)
         self._batches = EvaluationBatches(data, batch_size, check=check_data)
         self._batch_norm = batch_norm
@@ -75,12 +84,24 @@ class Objective:
         self._divisors: np.ndarray | None = None
         self._known_terms: list[Term] = []
         self._value = _traced(self._value_of_batch)
+        self._evaluation = _traced(self._evaluation_of_batch)
+        self._estimate = _traced(self._estimate_of_batch)
         self._gradient = _traced(self._gradient_of_batch)
         self._product = _traced(self._product_of_batch)
         self._outputs = _traced(self._outputs_of_batch)
         self._add = tf.function(
             lambda total, part: total + tf.cast(part, tf.float64), autograph=False
         )
+
+    @property
+    def model(self) -> keras.Model:
+        """The model."""
+        return self._model
+
+    @property
+    def batches(self) -> EvaluationBatches:
+        """The evaluation batches, in their order."""
+        return self._batches
 
     @property
     def size(self) -> int:
@@ -91,6 +112,14 @@ class Objective:
     def weights(self) -> np.ndarray:
         """The model's current weights, `(n,)` float64, in `model.trainable_variables` order."""
         return self._flat.read()
+
+    @property
+    def statistics(self) -> np.ndarray:
+        """The moving statistics of unfrozen BatchNormalization layers, `(m,)` float64.
+
+        All means, then all variances.
+        """
+        return self._statistics.read()
 
     @property
     def rounding(self) -> float:
@@ -132,19 +161,65 @@ class Objective:
         }
 
     def value(self, weights: np.ndarray | tf.Tensor | None = None) -> float:
-        """Returns `f(w)`, summed in float64.
+        """Returns `f(w)`, summed in float64; not finite if a loss is not.
 
         Args:
             weights: `(n,)`. Defaults to the model's current weights.
+
+        Raises:
+            ValueError: For a vector of another length, labels that are no class, data that are not
+                the same as before, and sample weights or a mask that leave nothing to average over.
         """
-        vector = self._vector(weights)
-        numerators, masses = 0.0, 0.0
-        for (part, mass, in_range), batch in self._over_batches(self._value, vector):
-            self._check_labels(in_range, batch)
-            numerators, masses = numerators + part.numpy(), masses + mass.numpy()
-        if self._divisors is None:
-            self._divisors = self._checked_divisors(masses)
-        return float(np.sum(self._factors() * numerators))
+        return self._summed(self._value, self._vector(weights))[0]
+
+    def evaluate(
+        self,
+        weights: np.ndarray | tf.Tensor | None = None,
+        statistics: np.ndarray | None = None,
+    ) -> tuple[float, float | None]:
+        """Returns `f(w)` and the share of right predictions, in one pass.
+
+        Args:
+            weights: `(n,)`. Defaults to the model's current weights.
+            statistics: `(m,)`, in the order of `statistics`. Defaults to the model's moving
+                statistics. In batch mode they are not used.
+
+        Returns:
+            The loss, and the accuracy from 0 to 1, or None if the loss is no cross-entropy of
+            Keras's or the model has several outputs.
+        """
+        if statistics is not None:
+            statistics = _checked_vector(statistics, self._statistics)
+        value, (right, counted) = self._summed(self._evaluation, self._vector(weights), statistics)
+        return value, float(right / counted) if counted else None
+
+    def estimate_statistics(self, weights: np.ndarray | tf.Tensor | None = None) -> np.ndarray:
+        """Returns means and variances over the data of what BatchNormalization layers are given.
+
+        The layers use the statistics of the evaluation batch meanwhile, whatever the mode. Those of
+        all batches are pooled: the variance includes that between batches.
+
+        Args:
+            weights: `(n,)`. Defaults to the model's current weights.
+
+        Returns:
+            `(m,)` float64, in the order of `statistics`.
+
+        Raises:
+            NotImplementedError: For a BatchNormalization layer inside a recurrent loop.
+        """
+        if not self._statistics.size:
+            return self.statistics
+        half, moments = self._statistics.size // 2, 0.0
+        results = self._over_batches(self._estimate, self._vector(weights))
+        for (estimate, _), size in zip(results, self._batches.sizes, strict=True):
+            if not size:  # a pipeline may yield an empty batch, whose mean is NaN
+                continue
+            mean, variance = np.split(estimate.numpy().astype(np.float64), [half])
+            share = size / self._batches.examples
+            moments = moments + share * np.concatenate([mean, variance + mean**2])
+        mean, square = np.split(moments, [half])
+        return np.concatenate([mean, np.maximum(square - mean**2, 0.0)])
 
     def value_and_gradient(
         self, weights: np.ndarray | tf.Tensor | None = None
@@ -154,6 +229,9 @@ class Objective:
         Args:
             weights: `(n,)`. The gradient is a tensor if this is one, else NumPy. Defaults to the
                 model's current weights.
+
+        Raises:
+            ValueError: As `value`.
         """
         vector = self._vector(weights)
         factors = tf.constant(self._factors())
@@ -165,6 +243,36 @@ class Objective:
             total = tf.cast(gradient, tf.float64) if total is None else self._add(total, gradient)
         value = float(np.sum(self._factors() * numerators))
         return value, total if isinstance(weights, tf.Tensor) else total.numpy()
+
+    def gradients(
+        self,
+        weights: np.ndarray | tf.Tensor | None = None,
+        *,
+        batch_size: int | None = None,
+        seed: int = 0,
+    ) -> Iterator[tuple[int, tf.Tensor]]:
+        """Yields the gradients of small batches, each with its number of examples.
+
+        The gradient of an example is `N` times its share in that of `f`, that of a batch the mean
+        over its examples; the mean over all examples is the gradient of `f`.
+
+        Args:
+            weights: `(n,)`. Defaults to the model's current weights.
+            batch_size: Largest number of examples in a batch. The batches are random: arrays are
+                shuffled as a whole; of a pipeline, the examples of each of its batches. Defaults to
+                None: the evaluation batches.
+            seed: Decides which examples make up a batch, with `batch_size`.
+
+        Yields:
+            The number of examples, and `(n,)` float64.
+        """
+        vector, factors = self._vector(weights), tf.constant(self._factors())
+        batches = None if batch_size is None else self._batches.pieces(batch_size, seed)
+        for results, batch in self._over_batches(self._gradient, vector, factors, batches=batches):
+            _, gradient, in_range = results
+            self._check_labels(in_range, batch)
+            if examples := number_of_examples(batch):  # a pipeline may yield an empty one
+                yield examples, self._batches.examples / examples * tf.cast(gradient, tf.float64)
 
     def hessian_vector_product(
         self, vector: np.ndarray | tf.Tensor, weights: np.ndarray | tf.Tensor | None = None
@@ -180,6 +288,7 @@ class Objective:
 
         Raises:
             NotImplementedError: If an operation of the model has no second derivative.
+            ValueError: As `value`.
         """
         at, along = self._vector(weights), self._vector(vector)
         factors, total = tf.constant(self._factors()), None
@@ -194,6 +303,21 @@ class Objective:
             ) from error
         return total if isinstance(vector, tf.Tensor) else total.numpy()
 
+    def parts(self, examples: int) -> Iterator["Objective"]:
+        """Yields `f` over successive parts of the data, as objectives of their own.
+
+        A part is one evaluation batch, whose statistics BatchNormalization uses in batch mode. The
+        parts share what this objective has traced.
+
+        Args:
+            examples: Examples in a part; the last one has what is left.
+        """
+        for batch in self._batches.regrouped(examples):
+            part = copy.copy(self)
+            part._batches = EvaluationBatches(batch, examples)
+            part._divisors = None
+            yield part
+
     def predict(self, weights: np.ndarray | tf.Tensor | None = None) -> Any:
         """Returns the model's outputs at `w` in this BatchNormalization mode.
 
@@ -202,6 +326,9 @@ class Objective:
 
         Returns:
             NumPy arrays `(N, ...)`, structured as the model's outputs.
+
+        Raises:
+            ValueError: For a vector of another length, and data that are not the same as before.
         """
         vector = self._vector(weights)
         parts = [outputs for outputs, _ in self._over_batches(self._outputs, vector)]
@@ -211,17 +338,46 @@ class Objective:
 
     # -- one batch, traced ---------------------------------
 
-    def _forward(self, vector: tf.Tensor, batch: Batch) -> tuple[Any, list[Term]]:
+    def _forward(
+        self, vector: tf.Tensor, batch: Batch, statistics: tf.Tensor | None = None
+    ) -> tuple[Any, list[Term]]:
         x, y, *sample_weight = batch
-        scope = keras.StatelessScope(self._flat.pairs(vector), collect_losses=True)
+        values = self._flat.pairs(vector)
+        values += [] if statistics is None else self._statistics.pairs(statistics)
+        scope = keras.StatelessScope(values, collect_losses=True)
         with scope, batch_statistics(self._model, scope, self._batch_norm == "batch"):
             outputs = self._model(x, training=False)
             return outputs, self._terms(y, outputs, *sample_weight)
 
     def _value_of_batch(self, vector: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, ...]:
-        _, terms = self._forward(vector, batch)
+        return self._sums(self._forward(vector, batch)[1])
+
+    def _evaluation_of_batch(
+        self, vector: tf.Tensor, statistics: tf.Tensor | None, batch: Batch
+    ) -> tuple[tf.Tensor, ...]:
+        outputs, terms = self._forward(vector, batch, statistics)
+        return *self._sums(terms), hits(batch[1], outputs, terms[0].loss)
+
+    def _estimate_of_batch(self, vector: tf.Tensor, batch: Batch) -> tf.Tensor:
+        seen: dict[int, list[tf.Tensor]] = {}
+        scope = keras.StatelessScope(self._flat.pairs(vector))
+        with scope, batch_statistics(self._model, scope, True, seen):
+            self._model(batch[0], training=False)
+        estimates = []
+        for variable in moving_statistics(self._model):
+            # A layer that is called several times has the mean of its calls, as in training.
+            values = seen.get(id(variable)) or [tf.convert_to_tensor(variable)]
+            if any(value.graph is not tf.compat.v1.get_default_graph() for value in values):
+                raise NotImplementedError(
+                    "Statistics of BatchNormalization layers inside a recurrent loop cannot be "
+                    f"estimated. Received: {variable.path!r}"
+                )
+            estimates.append(tf.reshape(tf.add_n(values) / len(values), [-1]))
+        return tf.concat(estimates, axis=0)
+
+    def _sums(self, terms: list[Term]) -> tuple[tf.Tensor, ...]:
         # Tensors of a trace are of no use outside of it.
-        self._known_terms = [
+        self._known_terms[:] = [
             term._replace(numerator=None, mass=None, labels_in_range=None) for term in terms
         ]
         return (
@@ -253,14 +409,16 @@ class Objective:
 
     # -- all batches ---------------------------------------
 
-    def _over_batches(self, function: Any, *arguments: tf.Tensor) -> Iterator[tuple[Any, Batch]]:
+    def _over_batches(
+        self, function: Any, *arguments: tf.Tensor, batches: Iterator[Batch] | None = None
+    ) -> Iterator[tuple[Any, Batch]]:
         """Yields `(function(*arguments, batch), batch)` in the batches' order."""
+        batches = iter(self._batches) if batches is None else batches
         replicas = self._strategy.num_replicas_in_sync
         if replicas == 1:
-            for batch in self._batches:
+            for batch in batches:
                 yield function(*arguments, batch), batch
             return
-        batches = iter(self._batches)
         while own := list(itertools.islice(batches, replicas)):
             # A replica without a batch of its own repeats the last one; its result is left out.
             slots = own + [own[-1]] * (replicas - len(own))
@@ -275,14 +433,19 @@ class Objective:
                     batch,
                 )
 
+    def _summed(self, function: Any, *arguments: Any) -> tuple[float, np.ndarray]:
+        """Returns `f` and the sum of what `function` returns beside it."""
+        numerators, masses, others = 0.0, 0.0, np.zeros(2)
+        for (part, mass, in_range, *other), batch in self._over_batches(function, *arguments):
+            self._check_labels(in_range, batch)
+            numerators, masses = numerators + part.numpy(), masses + mass.numpy()
+            others = others + sum(each.numpy() for each in other)
+        if self._divisors is None:
+            self._divisors = self._checked_divisors(masses)
+        return float(np.sum(self._factors() * numerators)), others
+
     def _vector(self, weights: np.ndarray | tf.Tensor | None) -> tf.Tensor:
-        weights = self.weights if weights is None else weights
-        if tuple(weights.shape) != (self.size,):
-            raise ValueError(
-                f"A vector over the weights must have shape ({self.size},). Received: "
-                f"{tuple(weights.shape)}"
-            )
-        return tf.cast(weights, self._flat.dtype)
+        return _checked_vector(self.weights if weights is None else weights, self._flat)
 
     def _factors(self) -> np.ndarray:
         """`(terms,)`: what each term's numerator is multiplied by in `f`."""
@@ -365,6 +528,15 @@ def _traced(function: Any) -> Any:
     # Behind a partial TensorFlow counts tracings for each objective, not for all of them together,
     # and doesn't warn of retracing when several models are measured.
     return tf.function(functools.partial(function), autograph=False, reduce_retracing=True)
+
+
+def _checked_vector(vector: np.ndarray | tf.Tensor, flat: FlatVariables) -> tf.Tensor:
+    if tuple(vector.shape) != (flat.size,):
+        raise ValueError(
+            f"A vector over the weights must have shape ({flat.size},). Received: "
+            f"{tuple(vector.shape)}"
+        )
+    return tf.cast(vector, flat.dtype)
 
 
 def _all_in_range(terms: list[Term]) -> tf.Tensor:

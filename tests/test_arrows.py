@@ -21,11 +21,26 @@ ARROWS = {
     "batches": {"arguments", "hashing", "labelled"},
     "losses": set(),
     "normalization": set(),
-    "objective": {"batches", "losses", "normalization", "weights"},
+    "accuracy": set(),
+    "objective": {"accuracy", "batches", "labelled", "losses", "normalization", "weights"},
     "measures": {"arguments", "objective", "progress", "results", "version"},
     "training": {"arguments", "hashing", "labelled", "losses"},
+    "landscape": {
+        "arguments",
+        "hashing",
+        "normalization",
+        "objective",
+        "progress",
+        "results",
+        "version",
+        "weights",
+    },
+    "plots": {"results"},
+    "callbacks": {"arguments", "measures", "objective", "results"},
+    "optimizers": set(),
+    "schedules": set(),
     "tuner": {"training", "measures", "networks", "datasets"},
-    "__init__": {"measures", "objective", "results", "version"},
+    "__init__": {"measures", "objective", "version"},
 }
 
 

@@ -1,6 +1,16 @@
 """What the measures return."""
 
 from keras_sharp.results.base import Result
+from keras_sharp.results.landscape import PathResult, SurfaceResult
+from keras_sharp.results.noise import NoiseScaleResult
+from keras_sharp.results.report import Report
 from keras_sharp.results.sharpness import SharpnessResult
 
-__all__ = ["Result", "SharpnessResult"]
+__all__ = [
+    "NoiseScaleResult",
+    "PathResult",
+    "Report",
+    "Result",
+    "SharpnessResult",
+    "SurfaceResult",
+]

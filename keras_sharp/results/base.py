@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 
@@ -39,7 +39,8 @@ class Result:
             found = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"`text` must be the JSON of a {cls.__name__}. Received: {found}")
         for name, field in fields.items():
-            if field.type is np.ndarray and values[name] is not None:
+            array = np.ndarray in (field.type, *get_args(field.type))
+            if array and values[name] is not None:
                 values[name] = np.asarray(values[name])
         return cls(**values)
 

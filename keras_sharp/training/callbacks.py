@@ -3,6 +3,9 @@
 from typing import Any
 
 import keras
+import numpy as np
+
+from keras_sharp.training.step import figures
 
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 
@@ -30,6 +33,21 @@ def needs_every_batch(callback: keras.callbacks.Callback) -> bool:
         return False
     own = [getattr(getattr(callback, hook), "__func__", None) for hook in _BATCH_HOOKS]
     return own != [getattr(keras.callbacks.Callback, hook) for hook in _BATCH_HOOKS]
+
+
+def needs_noise(callbacks: list[keras.callbacks.Callback]) -> bool:
+    """Whether steps must compute the figures of noise: a callback has a true `needs_noise`."""
+    return any(getattr(callback, "needs_noise", False) for callback in callbacks)
+
+
+def tell_of_steps(callbacks: list[keras.callbacks.Callback], rows: np.ndarray) -> None:
+    """Tells callbacks that have a method `on_train_steps_end(figures)` of the steps of a call.
+
+    It gets arrays with an entry for each step, by name (see `step.figures`).
+    """
+    for callback in callbacks:
+        if hasattr(callback, "on_train_steps_end"):
+            callback.on_train_steps_end(figures(rows))
 
 
 def get_states(parts: list[Any]) -> list[list]:

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_sharp.losses import LossTerms
+from keras_sharp.training.communication import AllReduce
 from keras_sharp.training.evaluation import EvaluationStep
 from keras_sharp.training.forward import Forward
 from keras_sharp.training.jit import jit_pays
@@ -31,6 +32,7 @@ class Engine:
         jit_compile: True, False or `"auto"`.
 
     Attributes:
+        noise: Whether steps compute the figures of noise. Set it before `build`.
         training: The loop that takes steps, once `build` was called.
         evaluation: The loop that evaluates.
     """
@@ -52,6 +54,7 @@ class Engine:
         self._communication = communication
         self._micro_batch = micro_batch
         self._jit_compile = jit_compile
+        self.noise = False
         self._built_for: tuple | None = None
         self._compile()
 
@@ -73,7 +76,13 @@ class Engine:
             raise ValueError(
                 f"`model` must have trainable weights. Received: {model.name!r} without"
             )
-        built_for = self._compiled, [id(v) for v in model.trainable_variables]
+        if self.noise and not isinstance(self._communication, AllReduce):
+            raise ValueError(
+                "`communication` must be `AllReduce()` to know the gradient of the whole batch, "
+                "which the noise scale needs. Received: "
+                f"communication={type(self._communication).__name__}"
+            )
+        built_for = self._compiled, [id(v) for v in model.trainable_variables], self.noise
         if self._built_for == built_for:
             return
         forward = Forward(model, LossTerms(model))
@@ -81,7 +90,8 @@ class Engine:
         jit = self._jit_compile
         if jit == "auto":
             jit = jit_pays(model, graph, self._strategy)
-        passes = Passes(self._strategy, forward, self._communication, self._micro_batch, jit)
+        communication, noise = self._communication, self.noise
+        passes = Passes(self._strategy, forward, communication, self._micro_batch, jit, noise)
         step = TrainStep(self._strategy, model.optimizer, forward, passes, self._gradient, jit)
         self.training = Loop(step)
         terms = len(forward.terms)

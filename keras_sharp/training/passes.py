@@ -20,6 +20,7 @@ class Passes:
         communication: How replicas agree on the gradient.
         micro_batch: Largest number of examples a replica processes at once. None: no limit.
         jit_compile: Whether XLA compiles the pass over a micro-batch.
+        noise: Whether the values of a batch tell how the gradients of its parts differ.
     """
 
     def __init__(
@@ -29,11 +30,13 @@ class Passes:
         communication: Callable,
         micro_batch: int | None,
         jit_compile: bool,
+        noise: bool = False,
     ):
         self._strategy = strategy
         self._replicas = strategy.num_replicas_in_sync
         self._communication = communication
         self._micro_batch = micro_batch
+        self._noise = noise
         self._forward = forward
         self._pass: Callable = forward
         if jit_compile:
@@ -54,7 +57,8 @@ class Passes:
         def run(at):
             result = self._forward(batch, at, record=record)
             gradients = self._communication(result.gradients, tf.ones(()))
-            return result.values, gradients, result.states
+            values = tf.concat([tf.zeros(3), result.values], 0)  # a part has nothing to differ from
+            return values, gradients, result.states
 
         return self._strategy.run(run, args=(at,))
 
@@ -62,6 +66,11 @@ class Passes:
         self, batch: Batch, at: list | None, record: bool
     ) -> tuple[tf.Tensor, list[Any], list[Any]]:
         """Returns the values of a batch, and on every replica its gradient and the new states.
+
+        The values are three figures of noise and `Contribution.values`. With `noise` and `record`
+        the figures are `|g|^2` of the gradient `g`, the number of parts `p` with examples, and
+        `sum_p s_p |g_p|^2`, where `s_p` is the fraction of the examples in a part and `g_p` the
+        gradient of the part by itself; else zeros.
 
         Args:
             batch: The batch.
@@ -73,6 +82,7 @@ class Passes:
             rounds = -(-batch.size // (self._replicas * self._micro_batch))
         split = Split(self._strategy, batch, rounds)
         terms = len(self._forward.terms)
+        noise = self._noise and record
 
         def masses_of(part, at):
             self._forward.predict(part.batch, at, number=part.number)
@@ -86,8 +96,11 @@ class Passes:
         def pass_over(part, at):
             known = {"number": part.number, "share": part.share, "masses": masses}
             result = self._pass(part.batch, at, record=record, **known)
+            figures = tf.zeros(2)
+            if noise:  # a part's gradient is its share, s_p g_p
+                figures = tf.stack([1.0, _square(result.gradients) / part.share])
             return Contribution(
-                part.unless_empty(result.values),
+                part.unless_empty(tf.concat([figures, result.values], 0)),
                 [part.unless_empty(g) for g in result.gradients],
                 [part.unless_empty(part.weigh(state)) for state in result.states],
             )
@@ -98,7 +111,8 @@ class Passes:
 
         if split.is_flat:
             values, gradients, states = split.run(pass_and_exchange, at, 0)
-            return self._strategy.reduce("SUM", values, axis=None), gradients, states
+            values = self._strategy.reduce("SUM", values, axis=None)
+            return self._with_square(noise, values, gradients), gradients, states
 
         def clear():
             for total in self._sums:
@@ -116,8 +130,16 @@ class Passes:
             return self._exchange(sums[:count], sums[count:], split.share_of_replica())
 
         self._strategy.run(clear)
-        values = split.sum(add, at, 1 + terms)
-        return values, *self._strategy.run(exchange_sums)
+        values = split.sum(add, at, 3 + terms)
+        gradients, states = self._strategy.run(exchange_sums)
+        return self._with_square(noise, values, gradients), gradients, states
+
+    def _with_square(self, noise: bool, values: tf.Tensor, gradients: list) -> tf.Tensor:
+        square = tf.zeros(())
+        if noise:
+            squares = self._strategy.run(_square, args=(gradients,))
+            square = self._strategy.reduce("MEAN", squares, axis=None)
+        return tf.concat([[square], values], 0)
 
     def _exchange(
         self, gradients: list[tf.Tensor], states: list[tf.Tensor], share: tf.Tensor
@@ -129,6 +151,11 @@ class Passes:
         averaged = iter(averaged)
         states = [next(averaged) if state.dtype.is_floating else state for state in states]
         return self._communication(gradients, share), states
+
+
+def _square(gradients: list[tf.Tensor]) -> tf.Tensor:
+    """Returns the squared norm of a gradient, float32."""
+    return tf.add_n([tf.reduce_sum(tf.cast(g, tf.float32) ** 2) for g in gradients])
 
 
 def _local_sum(like: tf.Variable) -> tf.Variable:

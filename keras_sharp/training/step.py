@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_sharp.training.forward import Forward, loss_scale
@@ -13,8 +14,20 @@ from keras_sharp.training.passes import Passes
 from keras_sharp.training.split import Batch
 from keras_sharp.training.strategy import chain_of
 
-# Columns of a row of figures; from TERMS on, the terms of the loss.
-LOSS, SIZE, LEARNING_RATE, BAD_LABELS, TERMS = range(5)
+# Columns of a row of figures: those from SQUARE on are the values of the first pass, three figures
+# of noise among them (see `Passes.total`), those from TERMS on the terms of the loss.
+LOSS, SIZE, LEARNING_RATE, SQUARE, PARTS, PART_SQUARES, BAD_LABELS, TERMS = range(8)
+
+
+def figures(rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the columns of `(steps, columns)` rows that callbacks are told of, by name.
+
+    The last three are 0 unless a callback asks for them with `needs_noise = True`: the squared norm
+    `|g|^2` of the gradient, the number of parts `p` of the batch, and `sum_p s_p |g_p|^2`, with the
+    part's fraction `s_p` of the examples and its own gradient `g_p`.
+    """
+    names = ("loss", "size", "learning_rate", "square", "parts", "part_squares")
+    return dict(zip(names, rows.T, strict=False))
 
 
 class Step:
@@ -50,7 +63,7 @@ class Step:
         values, gradient, states = self._run(at, self.first_pass is None)
         if self.first_pass is None:
             self.first_pass = values, states
-        terms = zip(self._forward.terms, tf.unstack(values)[1:], strict=True)
+        terms = zip(self._forward.terms, tf.unstack(values[TERMS - SQUARE :]), strict=True)
         return tf.add_n([term.weight * value for term, value in terms]), gradient
 
     def map(self, function: Callable, *lists: list) -> Any:

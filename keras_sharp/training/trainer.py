@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sharp.arguments import integer, optional_integer
-from keras_sharp.training.callbacks import needs_every_batch
+from keras_sharp.training.callbacks import needs_every_batch, needs_noise, tell_of_steps
 from keras_sharp.training.communication import AllReduce
 from keras_sharp.training.data import Batches, Examples
 from keras_sharp.training.divergence import check_losses, check_weights
@@ -152,6 +152,8 @@ class Trainer:
 
         Steps run in the graph, about a second's worth in a call. A callback that overrides
         `on_train_batch_begin` or `on_train_batch_end` makes it one step in a call, which is slower.
+        One with a method `on_train_steps_end(figures)` is told of every step and does not: it gets
+        arrays `(steps,)` by name, `loss`, `size` and `learning_rate` among them.
 
         With `checkpoint`, the same call repeated after a stop, even a `kill -9`, goes on from the
         last finished epoch, and on one device ends with the same bits as if it had not stopped.
@@ -190,6 +192,7 @@ class Trainer:
         validation = None
         if validation_data is not None:
             validation = self._source(validation_data, batch_size, evaluation=True)
+        self._engine.noise = needs_noise(keras.tree.flatten(callbacks))
         self._engine.build(source.example)
         chain = keras.callbacks.CallbackList(
             callbacks,
@@ -292,6 +295,7 @@ class Trainer:
             means = sums / examples
             terms = dict(zip(step.names, means[TERMS:], strict=True))
             logs = self._logs(means[LOSS], terms)
+            tell_of_steps(chain.callbacks, rows)
             chain.on_train_batch_end(first + len(rows) - 1, logs)
             if self.model.stop_training:
                 break

@@ -1,0 +1,136 @@
+"""Several measures of one function, in one report."""
+
+import inspect
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Unpack
+
+import keras
+
+from keras_sharp.arguments import integer, verbosity
+from keras_sharp.measures.keskar import sharpness
+from keras_sharp.measures.noise_scale import noise_scale
+from keras_sharp.objective import FunctionArguments, Objective, objective_of
+from keras_sharp.results.base import Result
+from keras_sharp.results.report import Report
+from keras_sharp.version import versions
+
+# Every measure that a report can hold, by name.
+MEASURES: dict[str, Callable[..., Result]] = {
+    "sharpness": sharpness,
+    "noise_scale": noise_scale,
+}
+
+Choice = str | tuple[str, Mapping[str, Any]]
+
+
+def measure(
+    model: keras.Model | Objective,
+    ds: Any = None,
+    measures: str | Sequence[Choice] | None = None,
+    *,
+    seed: int = 0,
+    verbose: str | int = "auto",
+    **function: Unpack[FunctionArguments],
+) -> Report:
+    """Returns several measures of one model over one data set, in one report.
+
+    All are numbers of the same `Objective`: the data are read, hashed and compared once, and each
+    graph is traced once. A measure that fails is a reason in the report, and the rest goes on. The
+    model is not changed.
+
+    Args:
+        model: A built Keras model, or an `Objective`, without `ds`.
+        ds: Labelled data: a tuple of arrays, a `tf.data.Dataset` of batches, or a
+            `keras.utils.PyDataset`.
+        measures: Names of measures, or pairs of a name and a dict of the measure's own arguments.
+            Defaults to all in `keras_sharp.measures.report.MEASURES`.
+        seed: Seed of every measure that is given none of its own.
+        verbose: `"auto"` shows progress bars after two seconds, 1 at once, 0 never.
+        **function: `loss`, `batch_norm`, `batch_size`, `penalties` and `check_data` of `Objective`.
+
+    Returns:
+        A `Report`: `print(report)` shows a table, `report["sharpness"]` is one result.
+
+    Raises:
+        ValueError: For measures or arguments that don't exist, and for data or a model that
+            `Objective` refuses.
+        RuntimeError: If every measure failed; it says why.
+
+    Example:
+    ```python
+    radii = [("sharpness", {"epsilon": epsilon}) for epsilon in (1e-3, 5e-4)]
+    report = keras_sharp.measure(model, (x_train, y_train), [*radii, "noise_scale"])
+    print(report)
+    report["sharpness(epsilon=0.0005)"].value
+    ```
+    """
+    chosen = choose(measures)
+    seed = integer("seed", seed, least=0)
+    verbosity(verbose)
+    started = time.perf_counter()
+    objective = objective_of(model, ds, **function)
+    results, failures, errors = {}, {}, []
+    for label, (name, options) in chosen.items():
+        options = {"seed": seed, "verbose": verbose} | options
+        try:
+            results[label] = MEASURES[name](objective, **options)
+        except Exception as error:
+            failures[label] = f"{type(error).__name__}: {error}"
+            errors.append(error)
+    if not results:
+        reasons = "\n".join(f"{label}: {reason}" for label, reason in failures.items())
+        raise RuntimeError(f"No measure succeeded.\n{reasons}") from errors[0]
+    return Report(
+        results=results,
+        failures=failures,
+        status=f"{len(results)} of {len(chosen)} measures succeeded.",
+        seconds=time.perf_counter() - started,
+        seed=seed,
+        objective=objective.settings,
+        versions=versions(),
+    )
+
+
+def choose(measures: str | Sequence[Choice] | None) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Returns name and options of each measure by its label in a report.
+
+    Raises:
+        ValueError: For measures or options that don't exist or come twice, before any work is done.
+    """
+    if measures is None:
+        measures = list(MEASURES)
+    chosen = {}
+    for choice in [measures] if isinstance(measures, str) else measures:
+        name, options = (choice, {}) if isinstance(choice, str) else _pair(choice)
+        if name not in MEASURES:
+            raise ValueError(f"A measure must be one of {list(MEASURES)}. Received: {name!r}")
+        unknown = set(options) - _own_arguments(MEASURES[name])
+        if unknown:
+            raise ValueError(
+                f"`{name}` takes the arguments {sorted(_own_arguments(MEASURES[name]))}; those of "
+                f"the function are arguments of `measure`. Received: {sorted(unknown)}"
+            )
+        listed = ", ".join(f"{option}={value!r}" for option, value in options.items())
+        label = f"{name}({listed})" if options else name
+        if label in chosen:
+            raise ValueError(f"Each measure must be named once. Received: {label!r} twice")
+        chosen[label] = name, dict(options)
+    if not chosen:
+        raise ValueError("`measures` must name a measure. Received: none")
+    return chosen
+
+
+def _pair(choice: Any) -> tuple[str, Mapping[str, Any]]:
+    pair = isinstance(choice, tuple | list) and len(choice) == 2
+    if not pair or not isinstance(choice[1], Mapping):
+        raise ValueError(
+            "`measures` must be names, or pairs of a name and a dict of arguments. "
+            f"Received: {choice!r}"
+        )
+    return choice[0], choice[1]
+
+
+def _own_arguments(function: Callable) -> set[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return {each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}

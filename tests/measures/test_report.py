@@ -1,0 +1,175 @@
+"""Reports of several measures against the measures by themselves."""
+
+import io
+import json
+
+import keras
+import numpy as np
+import pytest
+import rich.console
+
+from keras_sharp import Objective, sharpness
+from keras_sharp.batches import EvaluationBatches
+from keras_sharp.measures import report as module
+from keras_sharp.measures.noise_scale import noise_scale
+from keras_sharp.measures.report import MEASURES, measure
+from keras_sharp.results.report import Report, value_of
+
+L = keras.layers
+
+
+@pytest.fixture
+def net():
+    keras.utils.set_random_seed(1)
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(120, 4)).astype("f4"), random.integers(0, 3, 120)
+    model = keras.Sequential([keras.Input((4,)), L.Dense(5), L.BatchNormalization(), L.Dense(3)])
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model, (x, y)
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    def explode(objective, *, fuse: int = 1, seed=0, verbose=0):
+        raise FloatingPointError(f"fuse {fuse} [blown]")
+
+    monkeypatch.setitem(module.MEASURES, "broken", explode)
+
+
+def same(one, other):
+    """Whether two results are equal, but for the time they took."""
+    one, other = ({**json.loads(r.to_json()), "seconds": 0} for r in (one, other))
+    return one == other
+
+
+def test_a_report_holds_what_each_measure_returns(net):
+    radius = ("sharpness", {"epsilon": 5e-4, "subspace_dim": 3})
+    report = measure(
+        *net, ["noise_scale", radius, "sharpness"], seed=3, batch_norm="batch", batch_size=30
+    )
+    function = {"batch_norm": "batch", "batch_size": 30}
+    assert same(report["noise_scale"], noise_scale(*net, seed=3, **function))
+    small = sharpness(*net, epsilon=5e-4, subspace_dim=3, seed=3, **function)
+    assert same(report["sharpness(epsilon=0.0005, subspace_dim=3)"], small)
+    assert same(report["sharpness"], sharpness(*net, seed=3, **function))
+    assert list(report.results) == [
+        "noise_scale",
+        "sharpness(epsilon=0.0005, subspace_dim=3)",
+        "sharpness",
+    ]
+    assert report.failures == {} and report.status == "3 of 3 measures succeeded."
+    assert report.objective == report["sharpness"].objective
+
+
+def test_an_objective_is_read_once(net, monkeypatch):
+    read = []
+    survey = EvaluationBatches._survey
+    monkeypatch.setattr(
+        EvaluationBatches, "_survey", lambda self: read.append(self) or survey(self)
+    )
+    measure(*net, ["sharpness", "noise_scale"])
+    assert len(read) == 1
+    measure(Objective(*net), measures="noise_scale")
+    assert len(read) == 2
+
+
+def test_all_measures_are_the_default(net):
+    report = measure(Objective(*net))
+    assert set(report.results) | set(report.failures) == set(MEASURES)
+
+
+def test_a_seed_of_its_own(net):
+    report = measure(*net, [("noise_scale", {"seed": 5}), "noise_scale"], seed=2)
+    assert [each.seed for each in report.results.values()] == [5, 2]
+
+
+def test_a_failure_is_a_reason_and_the_rest_goes_on(net, broken):
+    report = measure(*net, [("broken", {"fuse": 7}), "noise_scale"])
+    assert report.failures == {"broken(fuse=7)": "FloatingPointError: fuse 7 [blown]"}
+    assert list(report.results) == ["noise_scale"]
+    assert report.status == "1 of 2 measures succeeded."
+    with pytest.raises(KeyError, match="fuse 7"):
+        report["broken(fuse=7)"]
+    with pytest.raises(KeyError, match="was not measured"):
+        report["sharpness"]
+    assert "fuse 7 [blown]" in str(report)
+
+
+def test_nothing_but_failures_is_an_error(net, broken):
+    with pytest.raises(RuntimeError, match=r"No measure succeeded.\nbroken: .*fuse 1") as caught:
+        measure(*net, "broken")
+    assert isinstance(caught.value.__cause__, FloatingPointError)
+
+
+def test_json_both_ways(net, broken):
+    report = measure(*net, ["broken", "sharpness", "noise_scale"])
+    again = Report.from_json(report.to_json())
+    assert again == report
+    assert type(again["sharpness"]) is type(report["sharpness"])
+    entry = json.loads(report.to_json(indent=2))["results"]["noise_scale"]
+    assert entry["type"] == "NoiseScaleResult" and entry["value"] == report["noise_scale"].value
+
+
+@pytest.mark.parametrize("text", ['{"results": {}}', "[]"])
+def test_other_json_is_refused(text):
+    with pytest.raises(ValueError, match="must be the JSON of a Report"):
+        Report.from_json(text)
+
+
+def test_json_of_an_unknown_type_is_refused(net):
+    text = measure(*net, "noise_scale").to_json().replace("NoiseScaleResult", "LoudnessResult")
+    with pytest.raises(ValueError, match="Received: 'LoudnessResult'"):
+        Report.from_json(text)
+
+
+def test_the_table(net, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    report = measure(*net, [("noise_scale", {"small_batch": 4}), "sharpness"])
+    table = str(report)
+    noise = report["noise_scale(small_batch=4)"]
+    for shown in (
+        "noise_scale(small_batch=4)",
+        f"{noise.standard_error:.2g}" if noise.value else "drowns",
+        f"{report['sharpness'].value:.4g}",
+        "120 examples in batches of 120, batch_norm='inference'",
+    ):
+        assert shown in table
+    assert "\x1b" not in table
+    console = rich.console.Console(file=io.StringIO(), width=160)
+    console.print(report)
+    assert console.file.getvalue().rstrip("\n") == table
+    assert "noise_scale" in repr(report) and "2 of 2" in repr(report)
+
+
+def test_a_result_without_a_value_is_shown_without(net):
+    model, (x, _) = net
+    model.compile(loss="mse")
+    report = measure(model, (x, model.predict(x, verbose=0)), "noise_scale")
+    assert value_of(report["noise_scale"]) is None
+    assert "not positive" in " ".join(str(report).split())
+
+
+@pytest.mark.parametrize(
+    ("measures", "message"),
+    [
+        ("loudness", "A measure must be one of .*'sharpness'.*Received: 'loudness'"),
+        ([("sharpness", {"epsilom": 1})], r"`sharpness` takes .*'epsilon'.*\['epsilom'\]"),
+        ([("sharpness", {"batch_size": 1})], "those of the function are arguments of `measure`"),
+        (["sharpness", "sharpness"], "'sharpness' twice"),
+        ([("sharpness", 3)], "pairs of a name and a dict"),
+        ([7], "pairs of a name and a dict"),
+        ([], "`measures` must name a measure"),
+    ],
+)
+def test_bad_measures_are_refused_before_any_work(measures, message):
+    with pytest.raises(ValueError, match=message):
+        measure(None, None, measures)
+
+
+def test_bad_arguments(net):
+    with pytest.raises(ValueError, match="`seed`"):
+        measure(*net, seed=-1)
+    with pytest.raises(ValueError, match="`verbose`"):
+        measure(*net, verbose=3)
+    with pytest.raises(TypeError, match="takes its own arguments"):
+        measure(*net, batch=3)
