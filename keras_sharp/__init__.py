@@ -1,15 +1,32 @@
 """Sharpness of minima and large-batch training for Keras models."""
 
 from keras_sharp import callbacks, datasets, landscape, networks, plots, results, training
-from keras_sharp.measures import measure, noise_scale, sharpness
+from keras_sharp.measures import (
+    HessianOperator,
+    NormalizedLogits,
+    average_case_sharpness,
+    hessian_density,
+    hessian_eigenvalues,
+    hessian_trace,
+    measure,
+    noise_scale,
+    sharpness,
+    worst_case_sharpness,
+)
 from keras_sharp.objective import Objective
 from keras_sharp.version import __version__
 
 __all__ = [
+    "HessianOperator",
+    "NormalizedLogits",
     "Objective",
     "__version__",
+    "average_case_sharpness",
     "callbacks",
     "datasets",
+    "hessian_density",
+    "hessian_eigenvalues",
+    "hessian_trace",
     "landscape",
     "measure",
     "networks",
@@ -18,4 +35,5 @@ __all__ = [
     "results",
     "sharpness",
     "training",
+    "worst_case_sharpness",
 ]

@@ -47,12 +47,19 @@ class FlatVariables:
         ]
 
     def segments(self) -> dict[str, slice]:
-        """Returns where each variable lies in the flat vector, by the variable's path."""
+        """Returns where each variable lies in the flat vector, by the variable's path.
+
+        Where Keras has given several variables the same path, all but the first have a number.
+        """
+        segments: dict[str, slice] = {}
         ends = np.cumsum(self._sizes)
-        return {
-            variable.path: slice(int(end) - size, int(end))
-            for variable, size, end in zip(self._variables, self._sizes, ends, strict=True)
-        }
+        for variable, size, end in zip(self._variables, self._sizes, ends, strict=True):
+            path, number = variable.path, 1
+            while path in segments:
+                number += 1
+                path = f"{variable.path}/{number}"
+            segments[path] = slice(int(end) - size, int(end))
+        return segments
 
 
 class FlatWeights(FlatVariables):

@@ -26,7 +26,7 @@ import numpy as np
 import rich.console
 
 from keras_sharp import datasets
-from keras_sharp.measures.report import MEASURES, measure
+from keras_sharp.measures.report import DEFAULT, MEASURES, measure
 from keras_sharp.results.report import Report
 
 console = rich.console.Console()
@@ -78,7 +78,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         nargs="+",
         type=choice,
         metavar="NAME[:OPTION=VALUE,...]",
-        help=f"of {', '.join(MEASURES)}; default: all",
+        help=f"of {', '.join(MEASURES)}; default: {' '.join(DEFAULT)}",
     )
     parser.add_argument(
         "--batch-norm",

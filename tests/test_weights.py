@@ -46,3 +46,21 @@ def test_errors(model):
         FlatWeights(model)
     with pytest.raises(ValueError, match="must be built"):
         FlatWeights(keras.Sequential([keras.layers.Dense(3)]))
+
+
+def test_variables_of_one_path_have_segments_of_their_own():
+    class Twins(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.branches = [keras.layers.Dense(2, name="twin") for _ in range(2)]
+
+        def call(self, x):
+            return sum(branch(x) for branch in self.branches)
+
+    model = Twins()
+    model(np.zeros((1, 3), "f4"))
+    flat = FlatWeights(model)
+    segments = flat.segments()
+    assert len(segments) == len(model.trainable_variables)
+    assert sum(each.stop - each.start for each in segments.values()) == flat.size
+    assert segments["twins/twin/kernel/2"].start == 8

@@ -8,8 +8,13 @@ from typing import Any, Unpack
 import keras
 
 from keras_sharp.arguments import integer, verbosity
+from keras_sharp.measures.average_case import average_case_sharpness
+from keras_sharp.measures.density import hessian_density
+from keras_sharp.measures.eigenvalues import hessian_eigenvalues
 from keras_sharp.measures.keskar import sharpness
 from keras_sharp.measures.noise_scale import noise_scale
+from keras_sharp.measures.trace import hessian_trace
+from keras_sharp.measures.worst_case import worst_case_sharpness
 from keras_sharp.objective import FunctionArguments, Objective, objective_of
 from keras_sharp.results.base import Result
 from keras_sharp.results.report import Report
@@ -19,7 +24,14 @@ from keras_sharp.version import versions
 MEASURES: dict[str, Callable[..., Result]] = {
     "sharpness": sharpness,
     "noise_scale": noise_scale,
+    "hessian_eigenvalues": hessian_eigenvalues,
+    "hessian_trace": hessian_trace,
+    "hessian_density": hessian_density,
+    "worst_case_sharpness": worst_case_sharpness,
+    "average_case_sharpness": average_case_sharpness,
 }
+# Those that cost a few passes over the data; curvature costs hundreds.
+DEFAULT = ("sharpness", "noise_scale")
 
 Choice = str | tuple[str, Mapping[str, Any]]
 
@@ -44,7 +56,8 @@ def measure(
         ds: Labelled data: a tuple of arrays, a `tf.data.Dataset` of batches, or a
             `keras.utils.PyDataset`.
         measures: Names of measures, or pairs of a name and a dict of the measure's own arguments.
-            Defaults to all in `keras_sharp.measures.report.MEASURES`.
+            Defaults to `sharpness` and `noise_scale`, which cost a dozen passes over the data; the
+            others, in `keras_sharp.measures.report.MEASURES`, cost up to hundreds.
         seed: Seed of every measure that is given none of its own.
         verbose: `"auto"` shows progress bars after two seconds, 1 at once, 0 never.
         **function: `loss`, `batch_norm`, `batch_size`, `penalties` and `check_data` of `Objective`.
@@ -99,7 +112,7 @@ def choose(measures: str | Sequence[Choice] | None) -> dict[str, tuple[str, dict
         ValueError: For measures or options that don't exist or come twice, before any work is done.
     """
     if measures is None:
-        measures = list(MEASURES)
+        measures = list(DEFAULT)
     chosen = {}
     for choice in [measures] if isinstance(measures, str) else measures:
         name, options = (choice, {}) if isinstance(choice, str) else _pair(choice)

@@ -12,7 +12,7 @@ from keras_sharp import Objective, sharpness
 from keras_sharp.batches import EvaluationBatches
 from keras_sharp.measures import report as module
 from keras_sharp.measures.noise_scale import noise_scale
-from keras_sharp.measures.report import MEASURES, measure
+from keras_sharp.measures.report import DEFAULT, MEASURES, measure
 from keras_sharp.results.report import Report, value_of
 
 L = keras.layers
@@ -73,9 +73,9 @@ def test_an_objective_is_read_once(net, monkeypatch):
     assert len(read) == 2
 
 
-def test_all_measures_are_the_default(net):
+def test_the_default_measures(net):
     report = measure(Objective(*net))
-    assert set(report.results) | set(report.failures) == set(MEASURES)
+    assert set(report.results) | set(report.failures) == set(DEFAULT)
 
 
 def test_a_seed_of_its_own(net):
