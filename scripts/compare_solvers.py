@@ -25,15 +25,9 @@ import numpy as np
 import rich.console
 import rich.table
 import scipy.optimize
-from reproduce_table import (
-    DEFAULTS,
-    EVALUATION_BATCH,
-    LOSS,
-    make_optimizer,
-    positive,
-    tenth,
-    trial_seed,
-)
+from keskar_experiment import EVALUATION_BATCH
+from keskar_training import LOSS, make_optimizer, tenth, trial_seed
+from reproduce_table import DEFAULTS, positive
 
 import keras_sharp
 from keras_sharp import datasets

@@ -137,15 +137,13 @@ class Measured(NamedTuple):
         network: "F1" to "C4".
         data: Name of the data set it was trained on.
         paper_data: Name of the data set of the paper's numbers.
-        trials: One dict a trial, from (quantity, regime) to value.
-        reason: Why there are no trials, if there are none.
+        trials: One dict a trial, from (quantity, regime) to value; none if it was not measured.
     """
 
     network: str
     data: str
     paper_data: str
     trials: Sequence[dict[tuple[str, str], float]]
-    reason: str | None = None
 
     def statistic(self, quantity: str, regime: str) -> Statistic | None:
         """Returns mean and standard deviation over the trials that have this value."""
@@ -193,10 +191,9 @@ def _rows(measured: Sequence[Measured], table: str) -> list[list[str]]:
     rows = []
     for each in measured:
         name = f"{each.network} on {DATA_TITLES[each.data]}"
-        if each.reason is not None:
-            source = f"not measured: {each.reason}"
-        else:
-            source = f"measured, {len(each.trials)} trial{'s' * (len(each.trials) != 1)}"
+        source = "not measured, see below"
+        if each.trials:
+            source = f"measured, {len(each.trials)} trial{'s' * (len(each.trials) > 1)}"
         own = {column: each.statistic(*column) for column in _columns(table)}
         rows.append([name, source, *_cells(own, table, each.gap())])
         paper = PAPER[each.network]
@@ -226,13 +223,10 @@ def markdown(made: Sequence[Table], notes: Sequence[str]) -> str:
     blocks = []
     for table in made:
         lines = [table.heads, ["---"] * len(table.heads), *table.rows]
-        body = "\n".join("| " + " | ".join(_escaped(line)) + " |" for line in lines)
+        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         blocks.append(f"### {table.title}\n\n{body}\n")
-    return "\n".join([*blocks, *(f"- {note}" for note in notes), ""])
-
-
-def _escaped(cells: Sequence[str]) -> list[str]:
-    return [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
+    items = [f"- {' '.join(note.split())}" for note in notes]  # an error may have several lines
+    return "\n".join([*blocks, *items, ""])
 
 
 def records(measured: Sequence[Measured], batch_norm: str) -> list[dict[str, Any]]:

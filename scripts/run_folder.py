@@ -1,10 +1,12 @@
 """A folder in which an experiment keeps its pieces of work, each written whole or not at all."""
 
+import contextlib
 import datetime
 import json
 import os
 import pathlib
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -14,13 +16,46 @@ import tensorflow as tf
 
 import keras_sharp
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+@contextlib.contextmanager
+def locked(root: pathlib.Path) -> Iterator[None]:
+    """Makes a folder, and keeps other runs out of it; however a run ends, the system unlocks it.
+
+    Raises:
+        SystemExit: If the folder cannot be made or written, or another run is at work in it.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = open(root / ".lock", "w")
+    except OSError as error:
+        reason = "it is a file" if root.is_file() else error.strerror
+        raise SystemExit(
+            f"{root} cannot be used as the output folder: {reason}. Choose another with --output."
+        ) from error
+    with lock:
+        try:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SystemExit(
+                f"Another run is at work in {root}. Let it end, or choose another folder with "
+                "--output."
+            ) from error
+        yield
+
 
 class RunFolder:
     """Where everything finished is kept, and what it was made with.
 
     Args:
-        root: The folder; made if it is not there.
-        training: Settings that decide the trained weights. A folder holds one choice of them.
+        root: The folder.
+        training: Settings that decide the trained weights. A folder in which something is kept
+            holds one choice of them.
         details: More to write down beside them the first time.
 
     Attributes:
@@ -37,14 +72,20 @@ class RunFolder:
         file = root / "config.json"
         now = {"versions": versions(), "hardware": hardware()}
         self.hardware = now["hardware"]
-        if not file.exists():
-            root.mkdir(parents=True, exist_ok=True)
+        if not any(root.glob("*/trial-*/*")):  # a run that came to nothing claims nothing
             began = datetime.datetime.now().isoformat(timespec="seconds")
             write(
                 file, json.dumps({"training": training, **details, **now, "began": began}, indent=2)
             )
             return
-        found = read(file)
+        another = "Choose another folder with --output, or "
+        try:
+            found = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise SystemExit(
+                f"{root} holds results, but {file.name}, which says of which settings, cannot be "
+                f"read ({error}). {another}put it back."
+            ) from error
         before = found.get("training", {})
         changes = [
             f"{name} was {before.get(name)!r} and is now {value!r}"
@@ -54,7 +95,7 @@ class RunFolder:
         if changes:
             raise SystemExit(
                 f"{root} holds results of other settings: {'; '.join(changes)}. "
-                "Choose another folder with --output, or the same settings again."
+                f"{another}the same settings again."
             )
         self.hardware = found.get("hardware", self.hardware)
         for name, value in now.items():
@@ -65,28 +106,26 @@ class RunFolder:
         """Returns the file of one piece of work."""
         return self.root / network / f"trial-{trial}" / f"{regime}.{kind}"
 
+    def trials(self, network: str) -> list[int]:
+        """Returns the numbers of the trials of which something may be kept."""
+        names = [each.name for each in (self.root / network).glob("trial-*")]
+        numbers = [name.removeprefix("trial-") for name in names]
+        return sorted(int(number) for number in numbers if number.isdecimal())
+
+    def is_trained(self, network: str, trial: int, regime: str) -> bool:
+        """Returns whether a training is finished, and its weights are there."""
+        kinds = ("training.json", "weights.h5")
+        return all(self.path(network, trial, regime, kind).exists() for kind in kinds)
+
 
 def read(file: pathlib.Path) -> dict[str, Any]:
     """Returns the JSON object in a file; ends the program with a remedy if there is none."""
     try:
         return json.loads(file.read_text())
     except ValueError as error:
-        raise damaged(file, error) from error
-
-
-def read_sharpness(file: pathlib.Path) -> keras_sharp.SharpnessResult:
-    """Returns the result in a file; ends the program with a remedy if there is none."""
-    try:
-        return keras_sharp.SharpnessResult.from_json(file.read_text())
-    except ValueError as error:
-        raise damaged(file, error) from error
-
-
-def damaged(file: pathlib.Path, error: Exception) -> SystemExit:
-    """Returns the end of the program over a file that cannot be read."""
-    return SystemExit(
-        f"{file} cannot be read ({error}). Delete it, and its piece of work is done again."
-    )
+        raise SystemExit(
+            f"{file} cannot be read ({error}). Delete it, and its piece of work is done again."
+        ) from error
 
 
 def write(file: pathlib.Path, text: str) -> None:

@@ -13,6 +13,14 @@ import rich.text
 Kind = tuple[str, str]
 
 
+def make_console() -> rich.console.Console:
+    """Returns a console. Tables cut to 80 columns cannot be read, and a log file has no width."""
+    console = rich.console.Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    return console
+
+
 class Plan:
     """Counts the units of work that are left, and times those that are done.
 
@@ -92,6 +100,10 @@ class Display:
     def __exit__(self, *_) -> None:
         self._bar.stop()
 
+    def say(self, text: str) -> None:
+        """Prints a sentence that stays, above the bar."""
+        self.console.print(text, markup=False)
+
     def show(self, what: str, detail: str, done: int = 0, total: int | None = None) -> None:
         """Shows what is done now, and how much of it; without a total the bar only moves."""
         left = self.plan.time_left()
@@ -100,7 +112,7 @@ class Display:
         )
         a_fifth = total is not None and 0 < done < total and done % -(-total // 5) == 0
         if a_fifth and not self.console.is_terminal:
-            self.console.print(f"{what}: {detail}, {left}")
+            self.say(f"{what}: {detail}, {left}")
 
 
 class ShowEpochs(keras.callbacks.Callback):

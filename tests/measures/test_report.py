@@ -12,7 +12,7 @@ from keras_sharp import Objective, sharpness
 from keras_sharp.batches import EvaluationBatches
 from keras_sharp.measures import report as module
 from keras_sharp.measures.noise_scale import noise_scale
-from keras_sharp.measures.report import DEFAULT, MEASURES, measure
+from keras_sharp.measures.report import DEFAULT, measure
 from keras_sharp.results.report import Report, value_of
 
 L = keras.layers

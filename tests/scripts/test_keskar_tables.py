@@ -86,13 +86,12 @@ def test_one_trial_has_no_deviation():
     assert row[1:5] == ["measured, 1 trial", "2.00", "10.00", "5"]
 
 
-def test_a_network_without_data_has_a_row_with_the_reason():
-    missing = Measured("F2", "timit", "timit", [], "no | file\nhere")
-    made = tables([missing], "batch")
-    assert made[0].rows[0] == ["F2 on TIMIT", "not measured: no | file\nhere", *["-"] * 5]
-    text = markdown(made, ["a note"])
-    assert "| F2 on TIMIT | not measured: no \\| file here | - |" in text
-    assert text.endswith("- a note\n")
+def test_a_network_without_data_has_a_row():
+    made = tables([Measured("F2", "timit", "timit", [])], "batch")
+    assert made[0].rows[0] == ["F2 on TIMIT", "not measured, see below", *["-"] * 5]
+    text = markdown(made, ["a note\n\nof two lines"])
+    assert "| F2 on TIMIT | not measured, see below | - |" in text
+    assert text.endswith("- a note of two lines\n")
 
 
 def test_records_and_csv():

@@ -2,7 +2,7 @@ import io
 
 import pytest
 import rich.console
-from run_progress import Display, Plan, ShowEpochs
+from run_progress import Display, Plan, ShowEpochs, make_console
 
 SMALL, LARGE = ("F1", "small"), ("F1", "large")
 
@@ -54,3 +54,16 @@ def test_epochs_of_a_resumed_training_are_not_left(first):
     lines = stream.getvalue().splitlines()
     assert sum("epoch 8/10, loss 0.5" in line for line in lines) == (first < 8)
     assert not any("epoch 7/10" in line for line in lines)  # a line now and then, not each time
+
+
+def test_a_log_file_is_wide_enough_for_a_table(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert make_console().width == 160
+
+
+def test_what_is_said_is_not_markup():
+    stream = io.StringIO()
+    with Display(Plan(), rich.console.Console(file=stream)) as display:
+        display.say("a [bold] word")
+    assert "a [bold] word" in stream.getvalue()

@@ -1,0 +1,125 @@
+import json
+
+import keras
+import keskar_experiment
+import keskar_training
+import numpy as np
+import pytest
+import tensorflow as tf
+from tiny_network import tiny
+
+
+def test_the_weights_kept_are_those_that_were_measured(run, tmp_path):
+    run()
+    trial = tmp_path / "out" / "F1" / "trial-1"
+    measured = json.loads((trial / "large.batch-5000.accuracy.json").read_text())
+    model = tiny((64,), 10)
+    model.load_weights(trial / "large.weights.h5")
+    data = keskar_training.load("digits", limit=60)
+    for part, x, y in (
+        ("train", data.x_train, data.y_train),
+        ("test", data.x_test, data.y_test),
+    ):
+        # Batch statistics of the whole part: it fits into one evaluation batch. No dropout.
+        x = model.layers[1](x)
+        norm = model.layers[2]
+        x = (x - np.mean(x, 0)) / np.sqrt(np.var(x, 0) + norm.epsilon) * norm.gamma.numpy()
+        x = x + norm.beta.numpy()
+        logits = model.layers[-1](np.maximum(x, 0))
+        accuracy = 100 * np.mean(np.argmax(logits, -1) == y)
+        assert measured[part] == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_weights_that_are_gone_are_trained_again(run, tmp_path):
+    tables = run()[1]
+    trial = tmp_path / "out" / "F1" / "trial-1"
+    weights = trial / "small.weights.h5"
+    model = tiny((64,), 10)
+    model.load_weights(weights)
+    before = model.get_weights()
+    weights.unlink()
+    (trial / "small.batch-5000.full-0.001.json").unlink()
+    status, printed = run()
+    assert status == 0
+    assert "1 of 2 trainings and 9 of 10 measurements" in printed
+    assert "SB (batch 4): its weights are gone, so it is trained again" in printed
+    assert printed[printed.index("Table 2") :] == tables[tables.index("Table 2") :]
+    model.load_weights(weights)
+    assert all(map(np.array_equal, before, model.get_weights()))
+
+
+def test_both_regimes_start_from_the_same_weights_and_trials_from_others(run, monkeypatch):
+    starts = []
+
+    class Spy(keskar_training.Trainer):
+        def __init__(self, model, *args, **kwargs):
+            starts.append(np.concatenate([np.ravel(w) for w in model.get_weights()]))
+            super().__init__(model, *args, **kwargs)
+
+    monkeypatch.setattr(keskar_training, "Trainer", Spy)
+    run("--trials", "2")
+    assert len(starts) == 4
+    assert np.array_equal(starts[0], starts[1])
+    assert np.array_equal(starts[2], starts[3])
+    assert not np.array_equal(starts[0], starts[2])
+
+
+def test_a_loss_that_is_not_finite_is_a_reason(run, monkeypatch):
+    monkeypatch.setattr(keskar_training, "make_optimizer", lambda: keras.optimizers.SGD(1e30))
+    status, printed = run("--epochs", "5")
+    assert status == 1
+    assert "- Not done: F1 trial 1/1 SB (batch 4): " in printed and "learning rate" in printed
+
+
+def test_a_trial_that_fails_does_not_stop_the_next(run, monkeypatch, tmp_path):
+    second = keskar_training.trial_seed(0, 2)
+
+    class Failing(keskar_training.Trainer):
+        def fit(self, *args, seed, **kwargs):
+            if seed == second:
+                raise FloatingPointError("loss is nan in step 7")
+            return super().fit(*args, seed=seed, **kwargs)
+
+    monkeypatch.setattr(keskar_training, "Trainer", Failing)
+    status, printed = run("--trials", "3")
+    assert status == 0
+    assert "measured, 2 trials" in printed
+    for title in ("SB (batch 4)", "LB (batch 6)"):
+        assert f"- Not done: F1 trial 2/3 {title}: loss is nan in step 7" in printed
+    assert (tmp_path / "out" / "F1" / "trial-3" / "large.batch-5000.full-0.001.json").exists()
+
+
+@pytest.mark.parametrize("error", [ValueError, FloatingPointError, MemoryError, "exhausted"])
+def test_a_measurement_that_fails_does_not_stop_the_rest(run, monkeypatch, tmp_path, error):
+    if error == "exhausted":
+        error = lambda text: tf.errors.ResourceExhaustedError(None, None, text)  # noqa: E731
+    measure = keskar_experiment.sharpness
+
+    def failing(objective, *, subspace_dim, epsilon, **kwargs):
+        if subspace_dim is None and epsilon == 1e-3:
+            raise error("cannot be computed")
+        return measure(objective, subspace_dim=subspace_dim, epsilon=epsilon, **kwargs)
+
+    monkeypatch.setattr(keskar_experiment, "sharpness", failing)
+    status, printed = run()
+    assert status == 0
+    reason = "- Not done: F1 trial 1/1 LB (batch 6), full-0.001: cannot be computed"
+    assert reason in printed
+    assert reason in (tmp_path / "out" / "tables-batch.md").read_text()
+    trial = tmp_path / "out" / "F1" / "trial-1"
+    assert not (trial / "small.batch-5000.full-0.001.json").exists()
+    assert (trial / "small.batch-5000.full-0.0005.json").exists()
+    assert (trial / "large.batch-5000.subspace100-0.0005.json").exists()
+
+    monkeypatch.setattr(keskar_experiment, "sharpness", measure)
+    again = run()[1]
+    assert "2 of 2 trainings and 8 of 10 measurements" in again
+    assert "Not done" not in again
+
+
+def test_batches_that_do_not_fit_the_data_are_a_reason(run):
+    # What only the data can tell: digits have 1437 training examples.
+    status, printed = run("--limit", "2000", "--small-batch", "150")
+    assert status == 1
+    assert "- Not done: F1: The large batch must be larger than the small one. " in printed
+    assert "Received: 144 (10 % of 1437 training examples) and 150 (--small-batch)" in printed
