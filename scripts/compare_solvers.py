@@ -26,8 +26,8 @@ import rich.console
 import rich.table
 import scipy.optimize
 from keskar_experiment import EVALUATION_BATCH
+from keskar_settings import DEFAULTS, DIGITS, positive
 from keskar_training import LOSS, make_optimizer, tenth, trial_seed
-from reproduce_table import DEFAULTS, positive
 
 import keras_sharp
 from keras_sharp import datasets
@@ -91,7 +91,7 @@ def digits_by_length(
 ) -> Iterator[tuple[str, keras.Model, datasets.Data]]:
     """F1 on digits after more and more epochs; both regimes start from the same weights."""
     data = datasets.load("digits")
-    sizes = {"SB": DEFAULTS["digits"]["small_batch"], "LB": tenth(len(data.x_train))}
+    sizes = {"SB": DEFAULTS[DIGITS]["small_batch"], "LB": tenth(len(data.x_train))}
     for regime, batch_size in sizes.items():
         keras.utils.set_random_seed(trial_seed(seed, 1))
         model = NETWORKS["F1"].build(data.input_shape, data.classes)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -106,16 +107,27 @@ class Training:
                 synchronized=self.strategy.num_replicas_in_sync > 1,
             )
 
-    def train(self, trial: int, regime: str, batch_size: int, title: str) -> None:
+    def train(
+        self,
+        trial: int,
+        regime: str,
+        batch_size: int,
+        title: str,
+        *,
+        start: list[np.ndarray] | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> None:
         """Trains the network once, or goes on where that was stopped.
 
-        All regimes of a trial start from the same weights.
+        All regimes of a trial start from the same weights, unless others are given.
 
         Args:
             trial: Number of the trial.
             regime: Name of what is tried, among the trial's files.
             batch_size: Global batch size.
             title: Name of the training for readers.
+            start: Weights to start from, as `model.get_weights` returns them.
+            callbacks: More callbacks; what they add to the logs is in the record's history.
         """
         file = self.folder.path(self.network, trial, regime, "training.json")
         checkpoint = file.with_name(f"{regime}.checkpoint.npz")
@@ -132,13 +144,15 @@ class Training:
         began = time.perf_counter()
         try:
             model = self.build()
+            if start is not None:
+                model.set_weights(start)
             with self.strategy.scope():
                 optimizer = make_optimizer()
             history = Trainer(model, optimizer, LOSS).fit(
                 (self.data.x_train, self.data.y_train),
                 batch_size=batch_size,
                 epochs=self.epochs,
-                callbacks=[progress],
+                callbacks=[progress, *callbacks],
                 seed=seed,
                 checkpoint=checkpoint,
                 verbose=0,

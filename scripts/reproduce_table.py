@@ -15,7 +15,6 @@ the other --batch-norm it measures the same trained weights in the other mode.
 
 import argparse
 import os
-import pathlib
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -24,42 +23,16 @@ import keras
 import rich.console
 from keskar_experiment import EVALUATION_BATCH, attempt, make_plan
 from keskar_report import report, show
-from keskar_training import batch_sizes, make_optimizer
+from keskar_settings import DIGITS, PAPER, TRAINING_SETTINGS, make_parser, positive, resolve
+from keskar_training import make_optimizer
 from run_folder import RunFolder, locked
 from run_progress import Display, make_console
 from run_until_stopped import until_stopped
 
-from keras_sharp.networks import NETWORKS
-
-DEFAULTS = {
-    "digits": {"trials": 3, "epochs": 40, "small_batch": 32},
-    "the paper's": {"trials": 5, "epochs": 100, "small_batch": 256},
-}
-# What decides the trained weights: an output folder holds the results of one choice of these.
-TRAINING_SETTINGS = ("data", "small_batch", "large_batch", "epochs", "seed", "limit")
-
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Returns the settings; ends the program with a message if they are of no use."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    names = ", ".join(NETWORKS)
-    for name in DEFAULTS["digits"]:
-        of_paper, of_digits = (DEFAULTS[data][name] for data in ("the paper's", "digits"))
-        text = f"default {of_paper}; {of_digits} on digits"
-        parser.add_argument(f"--{name.replace('_', '-')}", type=positive, help=text)
-    for name, kind, text in (
-        ("--large-batch", positive, "default 10 %% of the training data"),
-        ("--data-dir", str, "folder of prepared data; default TFDS_DATA_DIR, then TFDS's own"),
-        ("--output", pathlib.Path, "default runs/keskar; runs/digits on digits"),
-        ("--limit", positive, "train and test on so many examples only, for a quick look"),
-    ):
-        parser.add_argument(name, type=kind, help=text)
-    parser.add_argument(
-        "--networks", nargs="+", metavar="NAME", help=f"{names} or all, on the paper's data"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the whole experiment, default 0")
+    parser = make_parser(__doc__, {DIGITS: "digits", PAPER: "keskar"})
     parser.add_argument(
         "--batch-norm",
         choices=("batch", "inference"),
@@ -73,34 +46,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=EVALUATION_BATCH,
         help=f"default {EVALUATION_BATCH}, as the authors' code",
     )
-    settings = parser.parse_args(arguments)
-
-    on_digits = settings.networks is None
-    asked = ["F1"] if on_digits else settings.networks
-    unknown = set(asked) - set(NETWORKS) - {"all"}
-    if unknown:
-        parser.error(f"--networks: unknown {', '.join(sorted(unknown))}; there are {names}")
-    if settings.seed < 0:
-        parser.error("--seed must not be negative")
-    settings.data = "digits" if on_digits else "the paper's"
-    settings.networks = [name for name in NETWORKS if name in asked or "all" in asked]
-    for name, default in DEFAULTS[settings.data].items():
-        if getattr(settings, name) is None:
-            setattr(settings, name, default)
-    settings.output = settings.output or pathlib.Path("runs", "digits" if on_digits else "keskar")
-    try:  # how many examples there are without a limit, only the data tell
-        batch_sizes(settings.small_batch, settings.large_batch, settings.limit or sys.maxsize)
-    except ValueError as error:
-        parser.error(str(error))
-    return settings
-
-
-def positive(text: str) -> int:
-    """Returns the number in an argument, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be positive, not {value}")
-    return value
+    return resolve(parser, arguments)
 
 
 def reproduce(settings: argparse.Namespace, console: rich.console.Console) -> int:

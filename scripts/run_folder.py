@@ -145,6 +145,19 @@ def write_weights(file: pathlib.Path, model: keras.Model) -> None:
     os.replace(partial, file)
 
 
+def write_arrays(file: pathlib.Path, arrays: list[np.ndarray]) -> None:
+    """Writes arrays, whole or not at all; the name must end in `.npz`."""
+    partial = file.with_name(f"partial.{file.name}")
+    np.savez(partial, *arrays)
+    os.replace(partial, file)
+
+
+def read_arrays(file: pathlib.Path) -> list[np.ndarray]:
+    """Returns the arrays that `write_arrays` wrote, in their order."""
+    with np.load(file) as arrays:
+        return [arrays[f"arr_{number}"] for number in range(len(arrays.files))]
+
+
 def versions() -> dict[str, str]:
     """Returns the versions of everything that can move a number."""
     return {

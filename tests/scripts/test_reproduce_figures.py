@@ -1,0 +1,141 @@
+"""Figures from a tiny network: every one is drawn, from numbers that belong together."""
+
+import csv
+import json
+import types
+
+import keras
+import keskar_figures
+import keskar_study
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import reproduce_figures
+import rich.console
+from tiny_network import TINY, tiny
+
+from keras_sharp.landscape.published import published_path
+from keras_sharp.networks import NETWORKS, Network
+
+EPOCHS = 3
+
+
+@pytest.fixture
+def draw(monkeypatch, tmp_path, capsys):
+    """Runs the script on a tiny network; returns its exit status and what it printed."""
+    monkeypatch.setitem(NETWORKS, "F1", Network(tiny, "mnist", "tiny"))
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setattr(reproduce_figures, "make_console", lambda: rich.console.Console(width=2000))
+    settings = [*TINY, "--epochs", str(EPOCHS), "--output", str(tmp_path)]
+    del settings[settings.index("--trials") : settings.index("--trials") + 2]
+
+    def call(*arguments):
+        with matplotlib.rc_context({"backend": "agg"}):
+            status = reproduce_figures.main([*arguments, *settings])
+        return status, capsys.readouterr().out
+
+    return call
+
+
+def rows(folder, name):
+    with open(folder / f"F1-digits-{name}.csv") as stream:
+        return [
+            {key: value if key == "run" else float(value) for key, value in row.items()}
+            for row in csv.DictReader(stream)
+        ]
+
+
+@pytest.mark.slow
+def test_all_figures(draw, tmp_path):
+    assert draw()[0] == 0
+    names = [f"figure-{number}" for number in range(2, 8)] + ["distance"]
+    for name in names:
+        for ending in ("png", "svg", "csv"):
+            assert (tmp_path / f"F1-digits-{name}.{ending}").stat().st_size > 0
+
+    curves, spread = rows(tmp_path, "figure-2"), rows(tmp_path, "distance")
+    assert [row["epoch"] for row in curves] == 2 * [1, 2, 3]
+    linear, curved = rows(tmp_path, "figure-3"), rows(tmp_path, "figure-7")
+    points = rows(tmp_path, "figure-6")
+    for run, alpha in (("small", 0.0), ("large", 1.0)):
+        [end] = [row for row in points if row["run"] == run and row["epoch"] == EPOCHS]
+        last = [row for row in curves if row["run"] == run][-1]
+        for path in (linear, curved):
+            [here] = [row for row in path if row["alphas"] == alpha]
+            assert here["train_loss"] == pytest.approx(end["train_loss"], rel=1e-6)
+            assert here["test_accuracy"] == end["test_accuracy"] == last["val_accuracy"]
+        assert last["val_loss"] == pytest.approx(end["test_loss"], rel=1e-6)
+        first = np.load(tmp_path / "F1" / "trial-1" / f"{run}.epoch-0.npz")
+        final = np.load(tmp_path / "F1" / "trial-1" / f"{run}.epoch-{EPOCHS}.npz")
+        trainable = [v.trainable for v in tiny((64,), 10).weights]
+        steps = [
+            np.sum((final[n] - first[n]) ** 2) for n, t in zip(first, trainable, strict=True) if t
+        ]
+        way = [row["distance"] for row in spread if row["run"] == run][-1]
+        assert way == pytest.approx(np.sqrt(sum(steps)), rel=1e-6)
+    sweep = {row["batch_size"]: row for row in rows(tmp_path, "figure-4")}
+    assert sorted(sweep) == [1, 2, 4, 6, 8, 16, 32]
+    [small] = [row for row in points if row["run"] == "small" and row["epoch"] == EPOCHS]
+    assert sweep[4.0]["sharpness"] == small["sharpness"]
+    warm = rows(tmp_path, "figure-5")
+    assert [row["small_batch_epochs"] for row in warm] == [0, 1, 2, 3]
+    # From the initial weights, the warm start is the plain large-batch run.
+    assert warm[0]["sharpness"] == pytest.approx(sweep[6.0]["sharpness"], rel=1e-6)
+
+
+def test_it_goes_on_where_it_stopped(draw, tmp_path, monkeypatch):
+    evaluate, calls = keskar_study.sharpness, []
+
+    def stop_at_third(*args, **kwargs):
+        calls.append(kwargs)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(keskar_study, "sharpness", stop_at_third)
+    status, printed = draw("6")
+    assert status == 130 and "the same command goes on" in printed
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("nothing was to be trained")
+
+    monkeypatch.setattr(keskar_study.Training, "train", refuse)
+    assert draw("6")[0] == 0
+    points = 2 * len({0, 1, 2, 3})
+    assert len(calls) == 3 + (points - 2)
+    assert draw("6")[0] == 0
+    assert len(calls) == 3 + (points - 2)
+
+
+def test_what_cannot_be_done_is_said(draw):
+    with pytest.raises(SystemExit):
+        draw("8")
+    status, printed = draw("2", "--networks", "F2")
+    assert status == 1 and "Not done: F2: " in printed and "--data-dir" in printed
+
+
+def test_the_published_curves_are_drawn_under_ours():
+    published = published_path("C1")
+    ours = published._replace(train_loss=published.train_loss + 1)
+    study = types.SimpleNamespace(
+        network="C1", data=types.SimpleNamespace(name="cifar10"), path=lambda kind: ours
+    )
+    figure = plt.figure()
+    numbers = keskar_figures.linear_path(study, figure.add_subplot())
+    curves = {line.get_label(): line.get_ydata() for ax in figure.axes for line in ax.lines}
+    np.testing.assert_array_equal(curves["published train loss"], published.train_loss)
+    np.testing.assert_array_equal(curves["measured train loss"], ours.train_loss)
+    assert [row["train_loss"] for row in numbers] == ours.train_loss.tolist()
+    plt.close(figure)
+
+
+def test_runs_and_batch_sizes():
+    keras.utils.set_random_seed(0)
+    settings = reproduce_figures.parse(["--limit", "100", "--small-batch", "8", "--epochs", "50"])
+    study = keskar_study.Study("F1", "digits", settings, None, None)
+    assert study.batch_sizes == [2, 4, 8, 10, 16, 32, 64]
+    assert study.run_of(8) is study.small and study.run_of(10) is study.large
+    assert study.snapshots[0] == 0 and study.snapshots[-1] == 50
+    assert study.piggyback(5).start == ("small", 5)
+    assert json.dumps(study.snapshots)
