@@ -1,6 +1,16 @@
 """Sharpness of minima and large-batch training for Keras models."""
 
-from keras_sharp import callbacks, datasets, landscape, networks, plots, results, training
+from keras_sharp import (
+    callbacks,
+    datasets,
+    landscape,
+    networks,
+    optimizers,
+    plots,
+    results,
+    schedules,
+    training,
+)
 from keras_sharp.measures import (
     HessianOperator,
     NormalizedLogits,
@@ -31,8 +41,10 @@ __all__ = [
     "measure",
     "networks",
     "noise_scale",
+    "optimizers",
     "plots",
     "results",
+    "schedules",
     "sharpness",
     "training",
     "worst_case_sharpness",
