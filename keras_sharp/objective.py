@@ -1,7 +1,6 @@
 """The function of the weights that every measure is a number of."""
 
 import copy
-import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any, TypedDict, Unpack
@@ -10,16 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_sharp.accuracy import hits
+from keras_sharp.batch_pass import BatchPass
 from keras_sharp.batches import Batch, EvaluationBatches
 from keras_sharp.labelled import number_of_examples
-from keras_sharp.losses import LossTerms, Term
-from keras_sharp.normalization import (
-    batch_normalizations,
-    batch_statistics,
-    exact_moments,
-    moving_statistics,
-)
+from keras_sharp.losses import LossTerms
+from keras_sharp.normalization import batch_normalizations, moving_statistics
 from keras_sharp.weights import FlatVariables, FlatWeights
 
 
@@ -76,19 +70,13 @@ class Objective:
         self._model = model
         self._flat = FlatWeights(model)
         self._statistics = FlatVariables(moving_statistics(model))
-        self._terms = LossTerms(model, loss, penalties=penalties, dtype=tf.float64)
+        terms = LossTerms(model, loss, penalties=penalties, dtype=tf.float64)
+        self._pass = BatchPass(model, self._flat, self._statistics, terms, batch_norm == "batch")
         self._batches = EvaluationBatches(data, batch_size, check=check_data)
         self._batch_norm = batch_norm
         self._penalties = penalties
         self._strategy = model.distribute_strategy
         self._divisors: np.ndarray | None = None
-        self._known_terms: list[Term] = []
-        self._value = _traced(self._value_of_batch)
-        self._evaluation = _traced(self._evaluation_of_batch)
-        self._estimate = _traced(self._estimate_of_batch)
-        self._gradient = _traced(self._gradient_of_batch)
-        self._product = _traced(self._product_of_batch)
-        self._outputs = _traced(self._outputs_of_batch)
         self._add = tf.function(
             lambda total, part: total + tf.cast(part, tf.float64), autograph=False
         )
@@ -154,7 +142,7 @@ class Objective:
                     "reduction": term.reduction,
                     "weight": term.weight,
                 }
-                for term in self._known_terms
+                for term in self._pass.terms
             ],
             "dtype_policy": self._model.dtype_policy.name,
             "replicas": self._strategy.num_replicas_in_sync,
@@ -170,7 +158,7 @@ class Objective:
             ValueError: For a vector of another length, labels that are no class, data that are not
                 the same as before, and sample weights or a mask that leave nothing to average over.
         """
-        return self._summed(self._value, self._vector(weights))[0]
+        return self._summed(self._pass.value, self._vector(weights))[0]
 
     def evaluate(
         self,
@@ -190,7 +178,8 @@ class Objective:
         """
         if statistics is not None:
             statistics = _checked_vector(statistics, self._statistics)
-        value, (right, counted) = self._summed(self._evaluation, self._vector(weights), statistics)
+        vector = self._vector(weights)
+        value, (right, counted) = self._summed(self._pass.evaluation, vector, statistics)
         return value, float(right / counted) if counted else None
 
     def estimate_statistics(self, weights: np.ndarray | tf.Tensor | None = None) -> np.ndarray:
@@ -211,7 +200,7 @@ class Objective:
         if not self._statistics.size:
             return self.statistics
         half, moments = self._statistics.size // 2, 0.0
-        results = self._over_batches(self._estimate, self._vector(weights))
+        results = self._over_batches(self._pass.estimate, self._vector(weights))
         for (estimate, _), size in zip(results, self._batches.sizes, strict=True):
             if not size:  # a pipeline may yield an empty batch, whose mean is NaN
                 continue
@@ -236,7 +225,7 @@ class Objective:
         vector = self._vector(weights)
         factors = tf.constant(self._factors())
         numerators, total = 0.0, None
-        for results, batch in self._over_batches(self._gradient, vector, factors):
+        for results, batch in self._over_batches(self._pass.gradient, vector, factors):
             part, gradient, in_range = results
             self._check_labels(in_range, batch)
             numerators = numerators + part.numpy()
@@ -268,7 +257,8 @@ class Objective:
         """
         vector, factors = self._vector(weights), tf.constant(self._factors())
         batches = None if batch_size is None else self._batches.pieces(batch_size, seed)
-        for results, batch in self._over_batches(self._gradient, vector, factors, batches=batches):
+        function = self._pass.gradient
+        for results, batch in self._over_batches(function, vector, factors, batches=batches):
             _, gradient, in_range = results
             self._check_labels(in_range, batch)
             if examples := number_of_examples(batch):  # a pipeline may yield an empty one
@@ -293,7 +283,7 @@ class Objective:
         at, along = self._vector(weights), self._vector(vector)
         factors, total = tf.constant(self._factors()), None
         try:
-            for product, _ in self._over_batches(self._product, at, along, factors):
+            for product, _ in self._over_batches(self._pass.product, at, along, factors):
                 total = tf.cast(product, tf.float64) if total is None else self._add(total, product)
         except LookupError as error:
             raise NotImplementedError(
@@ -331,83 +321,10 @@ class Objective:
             ValueError: For a vector of another length, and data that are not the same as before.
         """
         vector = self._vector(weights)
-        parts = [outputs for outputs, _ in self._over_batches(self._outputs, vector)]
+        parts = [outputs for outputs, _ in self._over_batches(self._pass.outputs, vector)]
         return keras.tree.map_structure(
             lambda *leaves: np.concatenate([each.numpy() for each in leaves]), *parts
         )
-
-    # -- one batch, traced ---------------------------------
-
-    def _forward(
-        self, vector: tf.Tensor, batch: Batch, statistics: tf.Tensor | None = None
-    ) -> tuple[Any, list[Term]]:
-        x, y, *sample_weight = batch
-        values = self._flat.pairs(vector)
-        values += [] if statistics is None else self._statistics.pairs(statistics)
-        scope = keras.StatelessScope(values, collect_losses=True)
-        with scope, batch_statistics(self._model, scope, self._batch_norm == "batch"):
-            outputs = self._model(x, training=False)
-            return outputs, self._terms(y, outputs, *sample_weight)
-
-    def _value_of_batch(self, vector: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, ...]:
-        return self._sums(self._forward(vector, batch)[1])
-
-    def _evaluation_of_batch(
-        self, vector: tf.Tensor, statistics: tf.Tensor | None, batch: Batch
-    ) -> tuple[tf.Tensor, ...]:
-        outputs, terms = self._forward(vector, batch, statistics)
-        return *self._sums(terms), hits(batch[1], outputs, terms[0].loss)
-
-    def _estimate_of_batch(self, vector: tf.Tensor, batch: Batch) -> tf.Tensor:
-        seen: dict[int, list[tf.Tensor]] = {}
-        scope = keras.StatelessScope(self._flat.pairs(vector))
-        with scope, batch_statistics(self._model, scope, True, seen):
-            self._model(batch[0], training=False)
-        estimates = []
-        for variable in moving_statistics(self._model):
-            # A layer that is called several times has the mean of its calls, as in training.
-            values = seen.get(id(variable)) or [tf.convert_to_tensor(variable)]
-            if any(value.graph is not tf.compat.v1.get_default_graph() for value in values):
-                raise NotImplementedError(
-                    "Statistics of BatchNormalization layers inside a recurrent loop cannot be "
-                    f"estimated. Received: {variable.path!r}"
-                )
-            estimates.append(tf.reshape(tf.add_n(values) / len(values), [-1]))
-        return tf.concat(estimates, axis=0)
-
-    def _sums(self, terms: list[Term]) -> tuple[tf.Tensor, ...]:
-        # Tensors of a trace are of no use outside of it.
-        self._known_terms[:] = [
-            term._replace(numerator=None, mass=None, labels_in_range=None) for term in terms
-        ]
-        return (
-            tf.stack([term.numerator for term in terms]),
-            tf.stack([term.mass for term in terms]),
-            _all_in_range(terms),
-        )
-
-    def _gradient_of_batch(
-        self, vector: tf.Tensor, factors: tf.Tensor, batch: Batch
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(vector)
-            _, terms = self._forward(vector, batch)
-            numerators = tf.stack([term.numerator for term in terms])
-            share = tf.reduce_sum(factors * numerators)
-        return numerators, _or_zeros(tape.gradient(share, vector), vector), _all_in_range(terms)
-
-    def _product_of_batch(
-        self, vector: tf.Tensor, along: tf.Tensor, factors: tf.Tensor, batch: Batch
-    ) -> tf.Tensor:
-        with exact_moments(), tf.GradientTape(watch_accessed_variables=False) as outer:
-            outer.watch(vector)
-            _, gradient, _ = self._gradient_of_batch(vector, factors, batch)
-        return _or_zeros(outer.gradient(gradient, vector, output_gradients=along), vector)
-
-    def _outputs_of_batch(self, vector: tf.Tensor, batch: Batch) -> Any:
-        return self._forward(vector, batch)[0]
-
-    # -- all batches ---------------------------------------
 
     def _over_batches(
         self, function: Any, *arguments: tf.Tensor, batches: Iterator[Batch] | None = None
@@ -451,16 +368,16 @@ class Objective:
         """`(terms,)`: what each term's numerator is multiplied by in `f`."""
         if self._divisors is None:
             self.value()
-        return np.array([term.weight for term in self._known_terms]) / self._divisors
+        return np.array([term.weight for term in self._pass.terms]) / self._divisors
 
     def _checked_divisors(self, masses: np.ndarray) -> np.ndarray:
-        sums = np.array([term.reduction == "sum" for term in self._known_terms])
+        sums = np.array([term.reduction == "sum" for term in self._pass.terms])
         divisors = np.where(sums, 1.0, masses)
         if not np.all(divisors > 0):
             raise ValueError(
                 "`data` must give every loss something to average over: the sample weights or the "
                 f"mask add up to {divisors.min()} for "
-                f"{self._known_terms[int(divisors.argmin())].name!r}."
+                f"{self._pass.terms[int(divisors.argmin())].name!r}."
             )
         return divisors
 
@@ -470,7 +387,7 @@ class Objective:
         labels = [np.asarray(leaf) for leaf in keras.tree.flatten(batch[1])]
         ranges = ", ".join(f"{leaf.min()} to {leaf.max()}" for leaf in labels)
         outputs = keras.tree.map_structure(
-            lambda leaf: leaf.shape[-1], self._outputs(self._vector(None), batch)
+            lambda leaf: leaf.shape[-1], self._pass.outputs(self._vector(None), batch)
         )
         raise ValueError(
             "Labels must be integers from 0 to the number of classes - 1. "
@@ -524,12 +441,6 @@ def objective_of(
     return Objective(model, ds, **function)
 
 
-def _traced(function: Any) -> Any:
-    # Behind a partial TensorFlow counts tracings for each objective, not for all of them together,
-    # and doesn't warn of retracing when several models are measured.
-    return tf.function(functools.partial(function), autograph=False, reduce_retracing=True)
-
-
 def _checked_vector(vector: np.ndarray | tf.Tensor, flat: FlatVariables) -> tf.Tensor:
     if tuple(vector.shape) != (flat.size,):
         raise ValueError(
@@ -537,12 +448,3 @@ def _checked_vector(vector: np.ndarray | tf.Tensor, flat: FlatVariables) -> tf.T
             f"{tuple(vector.shape)}"
         )
     return tf.cast(vector, flat.dtype)
-
-
-def _all_in_range(terms: list[Term]) -> tf.Tensor:
-    return tf.reduce_all([term.labels_in_range for term in terms])
-
-
-def _or_zeros(gradient: tf.Tensor | None, like: tf.Tensor) -> tf.Tensor:
-    # No path from the weights to the loss: the derivative is zero, not missing.
-    return tf.zeros_like(like) if gradient is None else gradient

@@ -22,7 +22,8 @@ ARROWS = {
     "losses": set(),
     "normalization": set(),
     "accuracy": set(),
-    "objective": {"accuracy", "batches", "labelled", "losses", "normalization", "weights"},
+    "batch_pass": {"accuracy", "batches", "losses", "normalization", "weights"},
+    "objective": {"batch_pass", "batches", "labelled", "losses", "normalization", "weights"},
     "measures": {"arguments", "objective", "progress", "results", "version"},
     "training": {"arguments", "hashing", "labelled", "losses"},
     "landscape": {

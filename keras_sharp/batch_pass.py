@@ -1,0 +1,145 @@
+"""One evaluation batch at explicit weights: loss, derivatives and outputs, traced by TensorFlow."""
+
+import functools
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_sharp.accuracy import hits
+from keras_sharp.batches import Batch
+from keras_sharp.losses import LossTerms, Term
+from keras_sharp.normalization import batch_statistics, exact_moments, moving_statistics
+from keras_sharp.weights import FlatVariables
+
+
+class BatchPass:
+    """What `Objective` adds up over batches, as functions of a flat vector of weights.
+
+    The only part of the measuring half that knows how TensorFlow differentiates.
+
+    Args:
+        model: A built model.
+        weights: Its trainable weights.
+        statistics: Its moving statistics.
+        loss: Its loss.
+        by_batch: Whether BatchNormalization uses the statistics of the batch.
+
+    Attributes:
+        terms: The terms of the loss, without numbers. Known once a value was computed.
+        value: `(vector, batch)` to numerators and masses of the terms, each `(terms,)` float64, and
+            whether all labels are classes.
+        evaluation: `(vector, statistics or None, batch)` to the same, and the number of right
+            predictions and of all.
+        gradient: `(vector, factors, batch)` to numerators, the gradient `(n,)` of the sum of
+            `factors * numerators`, and whether all labels are classes.
+        product: `(vector, along, factors, batch)` to the Hessian of that sum times `along`, `(n,)`.
+        outputs: `(vector, batch)` to the model's outputs.
+        estimate: `(vector, batch)` to the means and variances of what BatchNormalization layers are
+            given, flattened like the moving statistics.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        weights: FlatVariables,
+        statistics: FlatVariables,
+        loss: LossTerms,
+        by_batch: bool,
+    ):
+        self.terms: list[Term] = []
+        self._model = model
+        self._weights = weights
+        self._statistics = statistics
+        self._loss = loss
+        self._by_batch = by_batch
+        self.value = _traced(self._value)
+        self.evaluation = _traced(self._evaluation)
+        self.gradient = _traced(self._gradient)
+        self.product = _traced(self._product)
+        self.outputs = _traced(self._outputs)
+        self.estimate = _traced(self._estimate)
+
+    def _forward(
+        self, vector: tf.Tensor, batch: Batch, statistics: tf.Tensor | None = None
+    ) -> tuple[Any, list[Term]]:
+        x, y, *sample_weight = batch
+        values = self._weights.pairs(vector)
+        values += [] if statistics is None else self._statistics.pairs(statistics)
+        scope = keras.StatelessScope(values, collect_losses=True)
+        with scope, batch_statistics(self._model, scope, self._by_batch):
+            outputs = self._model(x, training=False)
+            return outputs, self._loss(y, outputs, *sample_weight)
+
+    def _value(self, vector: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, ...]:
+        return self._sums(self._forward(vector, batch)[1])
+
+    def _evaluation(
+        self, vector: tf.Tensor, statistics: tf.Tensor | None, batch: Batch
+    ) -> tuple[tf.Tensor, ...]:
+        outputs, terms = self._forward(vector, batch, statistics)
+        return *self._sums(terms), hits(batch[1], outputs, terms[0].loss)
+
+    def _gradient(
+        self, vector: tf.Tensor, factors: tf.Tensor, batch: Batch
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(vector)
+            _, terms = self._forward(vector, batch)
+            numerators = tf.stack([term.numerator for term in terms])
+            share = tf.reduce_sum(factors * numerators)
+        return numerators, _or_zeros(tape.gradient(share, vector), vector), _all_in_range(terms)
+
+    def _product(
+        self, vector: tf.Tensor, along: tf.Tensor, factors: tf.Tensor, batch: Batch
+    ) -> tf.Tensor:
+        with exact_moments(), tf.GradientTape(watch_accessed_variables=False) as outer:
+            outer.watch(vector)
+            _, gradient, _ = self._gradient(vector, factors, batch)
+        return _or_zeros(outer.gradient(gradient, vector, output_gradients=along), vector)
+
+    def _outputs(self, vector: tf.Tensor, batch: Batch) -> Any:
+        return self._forward(vector, batch)[0]
+
+    def _estimate(self, vector: tf.Tensor, batch: Batch) -> tf.Tensor:
+        seen: dict[int, list[tf.Tensor]] = {}
+        scope = keras.StatelessScope(self._weights.pairs(vector))
+        with scope, batch_statistics(self._model, scope, True, seen):
+            self._model(batch[0], training=False)
+        estimates = []
+        for variable in moving_statistics(self._model):
+            # A layer that is called several times has the mean of its calls, as in training.
+            values = seen.get(id(variable)) or [tf.convert_to_tensor(variable)]
+            if any(value.graph is not tf.compat.v1.get_default_graph() for value in values):
+                raise NotImplementedError(
+                    "Statistics of BatchNormalization layers inside a recurrent loop cannot be "
+                    f"estimated. Received: {variable.path!r}"
+                )
+            estimates.append(tf.reshape(tf.add_n(values) / len(values), [-1]))
+        return tf.concat(estimates, axis=0)
+
+    def _sums(self, terms: list[Term]) -> tuple[tf.Tensor, ...]:
+        # Tensors of a trace are of no use outside of it.
+        self.terms = [
+            term._replace(numerator=None, mass=None, labels_in_range=None) for term in terms
+        ]
+        return (
+            tf.stack([term.numerator for term in terms]),
+            tf.stack([term.mass for term in terms]),
+            _all_in_range(terms),
+        )
+
+
+def _traced(function: Any) -> Any:
+    # Behind a partial TensorFlow counts tracings for each objective, not for all of them together,
+    # and doesn't warn of retracing when several models are measured.
+    return tf.function(functools.partial(function), autograph=False, reduce_retracing=True)
+
+
+def _all_in_range(terms: list[Term]) -> tf.Tensor:
+    return tf.reduce_all([term.labels_in_range for term in terms])
+
+
+def _or_zeros(gradient: tf.Tensor | None, like: tf.Tensor) -> tf.Tensor:
+    # No path from the weights to the loss: the derivative is zero, not missing.
+    return tf.zeros_like(like) if gradient is None else gradient
