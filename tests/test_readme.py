@@ -1,10 +1,18 @@
+"""The README and the docs say what is so: examples run, files and links are there."""
+
 import os
 import pathlib
 import re
 import subprocess
 import sys
 
+import keras
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+
+import keras_sharp
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -36,3 +44,32 @@ def test_commands_name_files_that_are_there():
     named = re.findall(r"(?:scripts/\w+\.py|constraints\.txt)", README)
     assert {"scripts/benchmark.py", "scripts/compare_solvers.py"} <= set(named)
     assert all((ROOT / name).is_file() for name in named)
+
+
+@pytest.mark.parametrize("page", ["measures", "landscape"])
+def test_the_examples_of_the_docs_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("agg")
+    keras.utils.set_random_seed(0)
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(60, 4)).astype("f4"), random.integers(0, 3, 60)
+    layers = keras.layers
+    models = [
+        keras.Sequential([keras.Input((4,)), layers.Dense(5), layers.ReLU(), layers.Dense(3)])
+        for _ in range(2)
+    ]
+    for each in models:
+        each.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    known = {"keras_sharp": keras_sharp, "model": models[0], "x": x, "y": y}
+    known |= {"small_batch": models[0], "large_batch": models[1], "x_test": x, "y_test": y}
+    for example in re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL
+    ):
+        exec(example, known)
+    plt.close("all")
+
+
+def test_links_lead_somewhere():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert link.startswith("https://") or (page.parent / link).exists(), f"{page}: {link}"
