@@ -57,6 +57,7 @@ def training_curves(study: Study, ax: Any) -> list[Row]:
         percent = 100 * np.array(study.history(run)["val_accuracy"])
         ax.plot(np.arange(1, len(percent) + 1), percent, label=title(run))
     ax.set(xlabel="epoch", ylabel="test accuracy (%)")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     plots.legend_above(ax)
     return by_epoch(study, ("loss", "val_loss", "val_accuracy"))
 
@@ -67,6 +68,7 @@ def distance(study: Study, ax: Any) -> list[Row]:
     for run, way in zip(both(study), ways, strict=True):
         ax.plot(np.arange(1, len(way) + 1), way, label=title(run))
     ax.set(xlabel="epoch", ylabel="distance from the initial weights")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(title=f"SB has gone {ways[0][-1] / ways[1][-1]:.2f} times as far", frameon=False)
     return by_epoch(study, ("distance",))
 
