@@ -1,13 +1,12 @@
 """Epsilon-sharpness, Metric 2.1 of Keskar et al. 2017."""
 
-import numbers
 import time
 from typing import Any, Unpack
 
 import keras
 import numpy as np
 
-from keras_sharp.arguments import integer, optional_integer
+from keras_sharp.arguments import integer, one_of, optional_integer, positive, verbosity
 from keras_sharp.measures.ascent import SOLVERS, Ascent
 from keras_sharp.measures.subspace import FullSpace, GaussianSubspace
 from keras_sharp.objective import FunctionArguments, Objective, objective_of
@@ -83,7 +82,14 @@ def sharpness(
     References:
         - [Keskar et al., 2017](https://arxiv.org/abs/1609.04836), section 2.2.2.
     """
-    search = _checked(epsilon, subspace_dim, max_iterations, solver, seed, verbose)
+    search = {
+        "epsilon": positive("epsilon", epsilon),
+        "subspace_dim": optional_integer("subspace_dim", subspace_dim),
+        "max_iterations": integer("max_iterations", max_iterations),
+        "solver": one_of("solver", solver, tuple(SOLVERS)),
+        "seed": integer("seed", seed, least=0),
+    }
+    verbosity(verbose)
     epsilon, subspace_dim, seed = search["epsilon"], search["subspace_dim"], search["seed"]
     objective = objective_of(model, ds, **function)
     started = time.perf_counter()
@@ -125,27 +131,3 @@ def sharpness(
         objective=objective.settings,
         versions=versions(),
     )
-
-
-def _checked(
-    epsilon: float,
-    subspace_dim: int | None,
-    max_iterations: int,
-    solver: str,
-    seed: int,
-    verbose: str | int,
-) -> dict[str, Any]:
-    """Returns these arguments as JSON can hold them."""
-    if not isinstance(epsilon, numbers.Real) or not np.isfinite(epsilon) or epsilon <= 0:
-        raise ValueError(f"`epsilon` must be positive and finite. Received: epsilon={epsilon!r}")
-    if solver not in SOLVERS:
-        raise ValueError(f"`solver` must be one of {list(SOLVERS)}. Received: solver={solver!r}")
-    if verbose not in ("auto", 0, 1):
-        raise ValueError(f'`verbose` must be "auto", 0 or 1. Received: verbose={verbose!r}')
-    return {
-        "epsilon": float(epsilon),
-        "subspace_dim": optional_integer("subspace_dim", subspace_dim),
-        "max_iterations": integer("max_iterations", max_iterations),
-        "solver": solver,
-        "seed": integer("seed", seed, least=0),
-    }
