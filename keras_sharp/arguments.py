@@ -50,6 +50,17 @@ def positive(name: str, value: Any) -> float:
     return float(value)
 
 
+def not_negative(name: str, value: Any) -> float:
+    """Returns a finite number of at least 0 as a `float`.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < math.inf:
+        raise ValueError(f"`{name}` must be at least 0 and finite. Received: {name}={value!r}")
+    return float(value)
+
+
 def one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     """Returns a value that is one of those allowed.
 

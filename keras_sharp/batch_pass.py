@@ -64,7 +64,7 @@ class BatchPass:
         self, vector: tf.Tensor, batch: Batch, statistics: tf.Tensor | None = None
     ) -> tuple[Any, list[Term]]:
         x, y, *sample_weight = batch
-        values = self._weights.pairs(vector)
+        values = self._weights.pairs(vector) + _shared(self._model)
         values += [] if statistics is None else self._statistics.pairs(statistics)
         scope = keras.StatelessScope(values, collect_losses=True)
         with scope, batch_statistics(self._model, scope, self._by_batch):
@@ -103,7 +103,7 @@ class BatchPass:
 
     def _estimate(self, vector: tf.Tensor, batch: Batch) -> tf.Tensor:
         seen: dict[int, list[tf.Tensor]] = {}
-        scope = keras.StatelessScope(self._weights.pairs(vector))
+        scope = keras.StatelessScope(self._weights.pairs(vector) + _shared(self._model))
         with scope, batch_statistics(self._model, scope, True, seen):
             self._model(batch[0], training=False)
         estimates = []
@@ -134,6 +134,20 @@ def _traced(function: Any) -> Any:
     # Behind a partial TensorFlow counts tracings for each objective, not for all of them together,
     # and doesn't warn of retracing when several models are measured.
     return tf.function(functools.partial(function), autograph=False, reduce_retracing=True)
+
+
+def _shared(model: keras.Model) -> list[tuple[keras.Variable, tf.Tensor]]:
+    """Returns the first replica's values of what is not moved, for all replicas.
+
+    Moving statistics drift apart where BatchNormalization is not synchronized, and the first
+    replica's are those that Keras saves.
+    """
+    return [
+        (variable, tf.convert_to_tensor(variable.value.values[0]))
+        for variable in model.non_trainable_variables
+        if isinstance(variable.value, tf.distribute.DistributedValues)
+        and variable.value.dtype.is_floating
+    ]
 
 
 def _all_in_range(terms: list[Term]) -> tf.Tensor:

@@ -111,7 +111,7 @@ class Objective:
 
     @property
     def rounding(self) -> float:
-        """Relative rounding of the floating type that `f` is computed in."""
+        """Relative rounding of the weights' floating type; in mixed precision `f` is less exact."""
         return float(np.finfo(self._flat.dtype.as_numpy_dtype).eps)
 
     @property

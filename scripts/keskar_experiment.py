@@ -61,9 +61,11 @@ def make_plan(
     for network, trial, regime in runs:
         if folder.is_trained(network, trial, regime):
             trained += 1
+            left = unmeasured(folder, settings, network, trial, regime)
         else:
             plan.left[network, regime] += settings.epochs
-        left = unmeasured(folder, settings, network, trial, regime)
+            # What was measured of weights that are gone is measured again.
+            left = QUANTITIES
         measured += len(QUANTITIES) - len(left)
         plan.left.update((network, quantity) for quantity in left)
     if trained or measured:

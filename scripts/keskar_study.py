@@ -117,6 +117,8 @@ class Study:
 
     def piggyback(self, epoch: int) -> Run:
         """Returns the large-batch run that starts after some epochs of the small-batch one."""
+        if epoch == 0:  # both start from the initial weights
+            return self.large
         return Run(f"piggyback-{epoch}", self.large.batch_size, (self.small.name, epoch))
 
     def plan(self, runs: Iterable[Run], points: Iterable[tuple[Run, int]]) -> None:

@@ -135,7 +135,9 @@ class Training:
         if checkpoint.exists():
             self.display.say(f"{title}: going on from its last finished epoch")
         elif file.exists():
-            self.display.say(f"{title}: its weights are gone, so it is trained again")
+            self.display.say(f"{title}: its weights are gone, so it is trained and measured again")
+            for old in [*file.parent.glob(f"{regime}.*"), *file.parent.glob("*-path.json")]:
+                old.unlink()
         file.unlink(missing_ok=True)
         self.display.show(title, "preparing")
         seed = trial_seed(self.seed, trial)

@@ -58,6 +58,8 @@ def reproduce(settings: argparse.Namespace, console: rich.console.Console) -> in
     drawn, failures = [], []
     with locked(settings.output):
         folder = RunFolder(settings.output, training, {"optimizer": optimizer})
+        for remark in folder.remarks:
+            console.print(f"Note: since {folder.root} was begun, the {remark}.", markup=False)
         with Display(Plan(), console) as display:
             for network in settings.networks:
                 try:

@@ -131,31 +131,35 @@ def read(file: pathlib.Path) -> dict[str, Any]:
 def write(file: pathlib.Path, text: str) -> None:
     """Writes a file whole or not at all, whenever the program is stopped."""
     partial = file.with_name(f"partial.{file.name}")
-    with open(partial, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, file)
+    partial.write_text(text, encoding="utf-8")
+    _replace(partial, file)
 
 
 def write_weights(file: pathlib.Path, model: keras.Model) -> None:
     """Writes all weights of a model, whole or not at all; the name must end in `.weights.h5`."""
     partial = file.with_name(f"partial.{file.name}")
     model.save_weights(partial)
-    os.replace(partial, file)
+    _replace(partial, file)
 
 
 def write_arrays(file: pathlib.Path, arrays: list[np.ndarray]) -> None:
     """Writes arrays, whole or not at all; the name must end in `.npz`."""
     partial = file.with_name(f"partial.{file.name}")
     np.savez(partial, *arrays)
-    os.replace(partial, file)
+    _replace(partial, file)
 
 
 def read_arrays(file: pathlib.Path) -> list[np.ndarray]:
     """Returns the arrays that `write_arrays` wrote, in their order."""
     with np.load(file) as arrays:
         return [arrays[f"arr_{number}"] for number in range(len(arrays.files))]
+
+
+def _replace(partial: pathlib.Path, file: pathlib.Path) -> None:
+    """Gives a finished file its name, once all of it is on the disk."""
+    with open(partial, "rb+") as stream:
+        os.fsync(stream.fileno())
+    os.replace(partial, file)
 
 
 def versions() -> dict[str, str]:

@@ -240,6 +240,24 @@ def test_replicas_do_not_change_the_function(batch_norm):
         assert_close(results[replicas][2], results[1][2], 1e-5)
 
 
+def test_moving_statistics_that_drifted_apart_are_those_that_are_saved():
+    with strategy(2).scope():
+        model = conv_net()
+    drifting = [v for v in model.non_trainable_variables if "moving_mean" in v.path]
+    for variable in drifting:
+        for number, own in enumerate(variable.value.values):
+            own.assign(own + 0.3 * number)
+    saved = conv_net()
+    saved.set_weights(model.get_weights())
+    data = conv_data(100)
+    v = np.random.default_rng(0).normal(size=Objective(saved, data).size)
+    found, expected = (Objective(each, data, batch_size=25) for each in (model, saved))
+    assert found.value() == expected.value()
+    np.testing.assert_array_equal(found.value_and_gradient()[1], expected.value_and_gradient()[1])
+    np.testing.assert_array_equal(found.predict(), expected.predict())
+    assert_close(found.hessian_vector_product(v), expected.hessian_vector_product(v), 1e-5)
+
+
 def test_batching_does_not_change_the_function_in_inference_mode():
     model, (x, y) = conv_net(), conv_data()
     pipeline = tf.data.Dataset.from_tensor_slices((x, y)).batch(300)

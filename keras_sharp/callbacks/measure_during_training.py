@@ -19,7 +19,8 @@ class MeasureDuringTraining(keras.callbacks.Callback):
     label in a report: its name, with its options if there are any. Callbacks that shall see them
     (TensorBoard, CSVLogger, EarlyStopping...) come after this one in the list; the History does so
     by itself. Epochs that are not measured have no such entry, as epochs without validation have no
-    `val_loss`: `reports` says which are which.
+    `val_loss`: `reports` says which are which. What is not one number, as `hessian_density`, is in
+    `reports` alone.
 
     A measure that fails does not end the training: it warns, its reason is in the report, and the
     epoch has no entry for it. What can be known to fail beforehand is refused beforehand. The model

@@ -2,6 +2,7 @@
 
 from keras_sharp.landscape.directions import filter_normalized, random_directions
 from keras_sharp.landscape.paths import path
+from keras_sharp.landscape.published import published_path
 from keras_sharp.landscape.surface import surface
 from keras_sharp.landscape.trajectory import Plane, principal_plane
 
@@ -10,6 +11,7 @@ __all__ = [
     "filter_normalized",
     "path",
     "principal_plane",
+    "published_path",
     "random_directions",
     "surface",
 ]

@@ -10,7 +10,7 @@ from keras_sharp.weights import FlatWeights
 
 # Scale and shift of normalisation layers and biases, which have no filters whatever their rank:
 # those of GRU and of attention have two axes.
-_NO_FILTERS = ("bias", "gamma", "beta")
+_NO_FILTERS = ("bias", "gamma", "beta", "scale")
 
 
 def random_directions(model: keras.Model, count: int = 2, *, seed: int = 0) -> np.ndarray:

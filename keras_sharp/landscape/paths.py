@@ -72,7 +72,8 @@ def path(
             `check_data` of `Objective`.
 
     Returns:
-        A `PathResult`. At alpha 0 and 1 it is what `evaluate` of the two models returns, unless
+        A `PathResult`. At alpha 0 and 1 it is what `Objective(...).evaluate()` of the two models
+        returns, and with `batch_norm="interpolate"` what their own `evaluate` does, unless
         statistics are re-estimated.
 
     Raises:
@@ -192,11 +193,14 @@ def _check_same_function(
         for own, other in (weights, statistics)
         for pair in own.pairs(tf.constant(other.read(), own.dtype))
     ]
-    with keras.StatelessScope(values):
-        a = model_a(x, training=False)
-    with keras.StatelessScope():
-        b = model_b(x, training=False)
-    a, b = ([np.nan_to_num(leaf) for leaf in keras.tree.flatten(outputs)] for outputs in (a, b))
+    of_b = [pair for own in weights[1:] for pair in own.pairs(tf.constant(own.read(), own.dtype))]
+    pair = []
+    for model, at in ((model_a, values), (model_b, of_b)):
+        with keras.StatelessScope(at, collect_losses=True):
+            outputs = keras.tree.flatten(model(x, training=False))
+            penalties = [tf.reduce_sum(penalty) for penalty in model.losses]
+        pair.append([np.nan_to_num(leaf) for leaf in [*outputs, sum(penalties, 0.0)]])
+    a, b = pair
     same = len(a) == len(b) and all(
         one.shape == other.shape
         and np.allclose(one, other, rtol=1e-3, atol=1e-3 * float(np.abs(other).max()))
@@ -206,7 +210,7 @@ def _check_same_function(
         raise ValueError(
             "`model_a` and `model_b` must differ in trainable weights and moving statistics only: "
             "with those of `model_b`, `model_a` computes something else. Look for other "
-            "activations or options of layers, and for frozen weights that differ. "
+            "activations, regularizers or options of layers, and for frozen weights that differ. "
             f"Received: {model_a.name!r} and {model_b.name!r}"
         )
 

@@ -79,19 +79,20 @@ def climb(
     highest, at_check = [value], (step, value)
     for done in range(1, iterations + 1):
         ahead = ball.nearest(u + step * ball.steepest(gradient))
-        ahead = ball.nearest(u + _NEW * (ahead - u) + (1 - _NEW) * (u - previous))
+        if done > 1:  # before, there is no momentum to mix in
+            ahead = ball.nearest(u + _NEW * (ahead - u) + (1 - _NEW) * (u - previous))
         previous, u = u, ahead
-        value, gradient = evaluate(u)
+        last, (value, gradient) = value, evaluate(u)
+        improved += value > last
         if value > best:
             best, best_u, best_gradient = value, u, gradient
-            improved += 1
         highest.append(best)
         if done in checks:
             stuck = improved < _IMPROVING * (done - checked) or at_check == (step, best)
             checked, improved, at_check = done, 0, (step, best)
             if stuck:
                 step /= 2
-                u, previous, gradient = best_u, best_u, best_gradient
+                u, previous, value, gradient = best_u, best_u, best, best_gradient
     return highest
 
 

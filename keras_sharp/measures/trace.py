@@ -31,7 +31,7 @@ def hessian_trace(
     verbose: str | int = "auto",
     **function: Unpack[FunctionArguments],
 ) -> HessianTraceResult:
-    """Returns an unbiased estimate of the trace of the Hessian, with its standard error.
+    """Returns an estimate of the trace of the Hessian, unbiased without `tolerance`.
 
     Hutchinson: the mean of `g^T H g` over random probes `g` of 1 and -1. Hutch++: with `Q` an
     orthonormal basis of `H S`, the sketch `S` random too,

@@ -121,7 +121,7 @@ class AverageCaseSharpnessResult(Result):
 
 
 def _value(result: Any) -> str:
-    error = "" if result.standard_error is None else f" +- {result.standard_error:.2g}"
+    error = "" if result.standard_error is None else f" ± {result.standard_error:.2g}"
     return f"{result.value:.4g}{error} above loss {result.loss:.4g}"
 
 

@@ -26,6 +26,9 @@ class Result:
         }
         return json.dumps(values, indent=indent, allow_nan=False, default=_plain)
 
+    def __format__(self, form: str) -> str:
+        return format(float(self), form) if form else str(self)
+
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Returns the result that `to_json` wrote; what was too large for it is None.

@@ -62,7 +62,7 @@ class HessianEigenvaluesResult(Result):
 
     def __repr__(self) -> str:
         pairs = zip(self.eigenvalues, self.residuals, strict=True)
-        listed = ", ".join(f"{value:.4g} (+-{residual:.1g})" for value, residual in pairs)
+        listed = ", ".join(f"{value:.4g} (±{residual:.1g})" for value, residual in pairs)
         return f"HessianEigenvaluesResult({self.which} {listed}; {_about(self)})"
 
 
@@ -114,7 +114,7 @@ class HessianTraceResult(Result):
 
     def __repr__(self) -> str:
         return (
-            f"HessianTraceResult({self.value:.4g} +- {self.standard_error:.2g}, {self.method}; "
+            f"HessianTraceResult({self.value:.4g} ± {self.standard_error:.2g}, {self.method}; "
             f"{_about(self)})"
         )
 
@@ -200,7 +200,7 @@ class HessianDensityResult(Result):
 
     def __repr__(self) -> str:
         mean, error = self.moment(1)
-        spread = "" if error is None else f" +- {error:.1g}"
+        spread = "" if error is None else f" ± {error:.1g}"
         return (
             f"HessianDensityResult({self.nodes.min():.4g} to {self.nodes.max():.4g}, mean "
             f"{mean:.4g}{spread}, {self.probes} probes of {self.steps} steps; {_about(self)})"

@@ -52,9 +52,6 @@ class NoiseScaleResult(Result):
             raise ValueError(f"The noise scale has no value here. {self.status}")
         return self.value
 
-    def __format__(self, form: str) -> str:
-        return format(float(self), form) if form else repr(self)
-
     def __repr__(self) -> str:
         value = "no value"
         if self.value is not None:

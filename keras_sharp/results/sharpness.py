@@ -53,9 +53,6 @@ class SharpnessResult(Result):
     def __float__(self) -> float:
         return self.value
 
-    def __format__(self, form: str) -> str:
-        return format(self.value, form) if form else repr(self)
-
     def __repr__(self) -> str:
         space = (
             "full space" if self.subspace_dim is None else f"random subspace of {self.subspace_dim}"

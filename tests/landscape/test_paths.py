@@ -306,3 +306,16 @@ def test_json_round_trip():
     for name in ("alphas", "train_loss", "train_accuracy", "test_loss", "test_accuracy"):
         assert isinstance(getattr(back, name), np.ndarray)
         np.testing.assert_array_equal(getattr(back, name), getattr(result, name))
+
+
+def test_models_with_other_penalties_are_refused():
+    def penalised(factor):
+        keras.utils.set_random_seed(0)
+        regularizer = keras.regularizers.L2(factor)
+        model = keras.Sequential([keras.Input((4,)), L.Dense(3, kernel_regularizer=regularizer)])
+        model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        return model
+
+    path(penalised(0.1), penalised(0.1), data(20), alphas=[0, 1])
+    with pytest.raises(ValueError, match="regularizers"):
+        path(penalised(0.1), penalised(0.2), data(20), alphas=[0, 1])

@@ -52,9 +52,8 @@ def test_a_linear_function_rises_to_the_edge(ball):
     assert highest[-1] == pytest.approx(ball.rise(slope), rel=1e-12)
     assert len(points) == 10 and len(highest) == 11 and highest == sorted(highest)
     assert max(norm(ball, u) for u in points) <= 0.7 * (1 + 1e-12)
-    # By hand: 3/4 of the way to the edge, then with momentum beyond it, and back.
-    assert highest[1] == pytest.approx(0.75 * ball.rise(slope))
-    assert highest[2] == pytest.approx(ball.rise(slope))
+    # By hand: the first step is whole, twice the radius long, and ends at the edge.
+    assert highest[1] == pytest.approx(ball.rise(slope))
 
 
 @pytest.mark.parametrize("ball", BALLS)
@@ -76,3 +75,36 @@ def test_checkpoints_by_hand():
     assert sorted(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99, 105]
     assert sorted(checkpoints(20)) == [5, 9, 12, 14, 16, 18, 19, 20, 21]
     assert min(checkpoints(1)) == 1
+
+
+class Line:
+    """No ball at all: a step of one dimension goes as far as it is long."""
+
+    radius = 1.0
+
+    def steepest(self, gradient):
+        return gradient
+
+    def nearest(self, u):
+        return u
+
+
+@pytest.mark.parametrize(
+    ("second", "tenth"),
+    [
+        ([4.5, 4.6, 4.7, 6.0], 20.0),  # all of them rise: steps stay 2 long
+        ([4.5, 4.4, 4.3, 4.2], 2.75),  # one of four does: from the best point, 3/4 of half a step
+    ],
+)
+def test_a_step_counts_if_it_is_higher_than_the_one_before(second, tenth):
+    # Of 20 steps the first 5 are looked at, and the next 4. Four of the first five rise: enough,
+    # though one alone is the best so far.
+    values, points = iter([5.0, 1.0, 2.0, 3.0, 4.0, *second, *range(11)]), []
+
+    def evaluate(u):
+        points.append(u[0])
+        return next(values), np.ones(1)
+
+    climb(evaluate, Line(), np.zeros(1), 0.0, np.ones(1), 20)
+    assert points[:9] == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 18.0]
+    assert points[9] == pytest.approx(tenth)

@@ -1,4 +1,4 @@
-"""Which measure survives which reparametrisation: the table of the README, row by row.
+"""Which measure survives which reparametrisation: the table of docs/measures.md, row by row.
 
 Each column leaves what the network predicts as it is (Dinh et al. 2017, arXiv 1703.04933):
 
