@@ -37,11 +37,34 @@ ARROWS = {
         "weights",
     },
     "plots": {"results"},
-    "callbacks": {"arguments", "measures", "objective", "results"},
+    "callbacks": {
+        "arguments",
+        "measures",
+        "normalization",
+        "objective",
+        "results",
+        "schedules",
+        "weights",
+    },
+    "layers": set(),
     "optimizers": set(),
     "schedules": set(),
     "tuner": {"training", "measures", "networks", "datasets"},
-    "__init__": {"measures", "objective", "version"},
+    "__init__": {
+        "callbacks",
+        "datasets",
+        "landscape",
+        "layers",
+        "measures",
+        "networks",
+        "objective",
+        "optimizers",
+        "plots",
+        "results",
+        "schedules",
+        "training",
+        "version",
+    },
 }
 
 
@@ -57,7 +80,10 @@ def imported(file):
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            yield node.module
+            if node.module == "keras_sharp":
+                yield from (f"keras_sharp.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 

@@ -1,0 +1,223 @@
+"""AutoWU: the warm-up ends when the loss has passed its minimum."""
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_sharp.arguments import integer
+from keras_sharp.callbacks.passed_minimum import passed_minimum
+from keras_sharp.schedules.autowu_rate import AutoWURate
+
+
+class AutoWU(keras.callbacks.Callback):
+    """Ends the warm-up of an `AutoWURate` once the training loss has passed its minimum.
+
+    While the rate rises, the losses of all steps so far are a noisy curve. After each epoch a
+    Gaussian process is fitted to it, see `passed_minimum`, and conditioned on `draws` random
+    subsets of the losses. In each of them it yields the place `x_j` in [0, 1] of the minimum, and
+    the greatest probability that the curve was lower at some earlier place than it is now. An epoch
+    votes for the end if that is above `confidence` for more than half of the subsets. After
+    `patience` such epochs in a row the rate goes back to what it was at the minimum, the mean over
+    `j` of the rate at `x_j`, and decays from there.
+
+    Works in `Trainer.fit`, whose steps stay in the graph, and in `keras.Model.fit`. On several
+    replicas a loss is that of the global batch, and all agree. A checkpoint of `Trainer.fit` keeps
+    everything; a model that is saved keeps the rate, but in the middle of its warm-up not the
+    losses, so it can't be trained further with `AutoWU` then.
+
+    Args:
+        rate: The schedule that the model's optimizer uses.
+        patience: Number of epochs in a row that must vote for the end.
+        draws: Number of random subsets of the losses in each test.
+        confidence: A probability counts if it is above it.
+        seed: Decides the subsets.
+
+    Attributes:
+        losses: `(steps,)` float64, the losses of the batches since the first step of the warm-up.
+        votes: Of each epoch tested, whether it was for the end.
+
+    Raises:
+        ValueError: If an argument is out of range; and by `fit`, if its steps, epochs or optimizer
+            don't agree with the schedule, or losses of the warm-up are missing.
+
+    Note:
+        Output scale and noise of the Gaussian process maximise the marginal likelihood, where the
+        authors' code takes 100 steps of Adam towards that maximum; its mean stays at the mean of
+        the losses, where the code trains it too. Losses whose standard deviation is above 1 are
+        divided by it. A warm-up that reaches its cap decays from there without going back, as in
+        the code, and warns.
+
+    Example:
+    ```python
+    rate = AutoWURate(epochs=120, steps_per_epoch=40)
+    trainer = Trainer(model, AdamP(rate, weight_decay=0.1), loss)
+    trainer.fit(data, batch_size=8192, epochs=120, callbacks=[AutoWU(rate)])
+    rate.decay_start, rate.peak
+    ```
+
+    References:
+        - [Kim et al., 2021](https://arxiv.org/abs/2107.05855)
+        - [Its authors' code](https://github.com/kakaobrain/autowu)
+    """
+
+    # What `Trainer` asks a callback: it tells of all steps of a call at once instead.
+    every_batch = False
+
+    def __init__(
+        self,
+        rate: AutoWURate,
+        *,
+        patience: int = 3,
+        draws: int = 5,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if not isinstance(rate, AutoWURate):
+            raise ValueError(f"`rate` must be an `AutoWURate`. Received: rate={rate!r}")
+        if not 0 < confidence < 1:
+            raise ValueError(f"`confidence` must be in (0, 1). Received: confidence={confidence}")
+        self.rate = rate
+        self.patience = integer("patience", patience)
+        self.draws = integer("draws", draws)
+        self.confidence = float(confidence)
+        self.seed = integer("seed", seed, least=0)
+        self._reset()
+
+    def _reset(self) -> None:
+        self.votes: list[bool] = []
+        self._losses: list[float] = []
+        self._at_cap = False
+
+    @property
+    def losses(self) -> np.ndarray:
+        """`(steps,)` float64, the losses of the batches since the first step of the warm-up."""
+        return np.array(self._losses)
+
+    @property
+    def _steps(self) -> int:
+        # Not the number of losses: mixed precision may skip a step, and the rate doesn't count it.
+        return int(_number(self.model.optimizer.iterations))
+
+    @property
+    def _warms_up(self) -> bool:
+        return self.rate.decay_start is None and not self._at_cap
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Checks that schedule and training fit, and forgets a training before a new one.
+
+        Raises:
+            ValueError: If they don't.
+        """
+        if self._steps == 0:
+            self._reset()
+            self.rate.set_state({"decay_start": None, "peak": None})
+        if float(self.model.optimizer.learning_rate) != float(self.rate(self._steps)):
+            raise ValueError(
+                "The optimizer must use the schedule given to `AutoWU` as its `learning_rate`. "
+                f"Received: an optimizer at rate {float(self.model.optimizer.learning_rate):g}, "
+                f"and a schedule at {float(self.rate(self._steps)):g}"
+            )
+        epochs, steps = self.params.get("epochs"), self.params.get("steps")
+        if steps not in (None, self.rate.steps_per_epoch) or (epochs or 0) > self.rate.epochs:
+            raise ValueError(
+                f"The training must be that of the schedule, {self.rate.epochs} epochs of "
+                f"{self.rate.steps_per_epoch} steps. Received: {epochs} epochs of {steps} steps"
+            )
+        self._told = False
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Begins to count, where `Model.fit` does.
+
+        Raises:
+            ValueError: If the schedule has come to its end.
+        """
+        if self._steps >= self.rate.total_steps:
+            raise ValueError(
+                f"The schedule ended after {self.rate.total_steps} steps, at rate 0. Received: "
+                "another epoch"
+            )
+        self._batches, self._total, self._count = 0, 0.0, 0.0
+
+    def on_train_steps_end(self, figures: dict[str, np.ndarray]) -> None:
+        """Takes the losses of some steps, `(steps,)`, from `Trainer`."""
+        self._told = True
+        if self._warms_up:
+            self._losses.extend(figures["loss"].tolist())
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Takes the loss of a batch from `Model.fit`.
+
+        Raises:
+            ValueError: If the loop doesn't tell of each batch, or doesn't count its loss.
+        """
+        if self._told or not self._warms_up:
+            return
+        if batch != self._batches:
+            raise ValueError(
+                "`AutoWU` needs the loss of each batch. Train with `keras_sharp.training.Trainer`, "
+                "or compile with `steps_per_execution=1`. Received: batch "
+                f"{batch} after {self._batches} batches"
+            )
+        # The logs have the mean over the epoch so far; these are its two parts.
+        mean = next((metric for metric in self.model.metrics if metric.name == "loss"), None)
+        parts = (mean.total, mean.count) if isinstance(mean, keras.metrics.Mean) else (0.0, 0.0)
+        total, count = (_number(part) for part in parts)
+        if count <= self._count:
+            raise ValueError(
+                "`AutoWU` needs a model whose `train_step` updates the mean of the loss in "
+                f"`model.metrics`. Received: {type(self.model).__name__}"
+            )
+        self._losses.append((total - self._total) / (count - self._count))
+        self._batches, self._total, self._count = batch + 1, total, count
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Tests whether the loss has passed its minimum.
+
+        Raises:
+            ValueError: If losses of the warm-up are missing.
+        """
+        if not self._warms_up:
+            return
+        steps = self._steps
+        if steps >= self.rate.warmup_steps:
+            self._at_cap = True
+            warnings.warn(
+                f"The warm-up of AutoWU reached its cap of {self.rate.warmup_steps} steps before "
+                "the loss was found to have passed its minimum. The rate decays from "
+                f"{float(self.rate.rising(self.rate.warmup_steps - 1)):g}, which may be too high.",
+                stacklevel=2,
+            )
+            return
+        if len(self._losses) < steps:
+            raise ValueError(
+                "`AutoWU` needs the losses of all steps of the warm-up. Received: "
+                f"{len(self._losses)} losses of {steps} steps"
+            )
+        found = passed_minimum(self.losses, draws=self.draws, seed=self.seed)
+        if found is None:
+            self.votes.append(False)
+            return
+        probabilities, places = found
+        self.votes.append(bool(np.sum(probabilities > self.confidence) > self.draws / 2))
+        last = self.votes[-self.patience :]
+        if len(last) == self.patience and all(last):
+            peak = np.mean([float(self.rate.rising((steps - 1) * place)) for place in places])
+            self.rate.decay_from(steps, float(peak))
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns the losses and votes, for a checkpoint; the schedule has a state of its own."""
+        return {"losses": self.losses, "votes": self.votes, "at_cap": self._at_cap}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from what `get_state` returned."""
+        self._losses = np.asarray(state["losses"]).tolist()
+        self.votes, self._at_cap = list(state["votes"]), state["at_cap"]
+
+
+def _number(value: Any) -> float:
+    # Under a strategy what a variable holds is several, which only TensorFlow makes one of.
+    return float(tf.convert_to_tensor(value))
