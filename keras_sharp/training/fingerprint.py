@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_sharp.hashing import ArrayHash
 
+Schedule = keras.optimizers.schedules.LearningRateSchedule
 _SIMPLE = (bool, int, float, str, types.NoneType, np.generic)
 
 
@@ -40,9 +41,17 @@ def describe(thing: Any) -> Any:
     if isinstance(thing, type):
         return thing.__qualname__
     described = _config(thing)
-    if described is None:
+    if described is not None:
+        described = {name: each for name, each in described.items() if name not in _changing(thing)}
+    else:
         described = _attributes(thing)
-    elif isinstance(thing, keras.losses.Loss):
+    if isinstance(thing, keras.optimizers.Optimizer):
+        # A configuration holds those of its parts, with what they count as their state.
+        for name in ("inner_optimizer", "_learning_rate"):
+            part = getattr(thing, name, None)
+            if isinstance(part, keras.optimizers.Optimizer | Schedule):
+                described[name.strip("_")] = describe(part)
+    if isinstance(thing, keras.losses.Loss):
         # The configurations of Keras's own losses leave out some arguments, as Huber's its delta.
         arguments = describe(getattr(thing, "_fn_kwargs", {}))
         described = _attributes(thing) | {"arguments": arguments} | described
@@ -122,8 +131,7 @@ def _arguments(layer: keras.layers.Layer) -> dict[str, Any]:
 
 
 def _attributes(thing: Any) -> dict[str, Any]:
-    state = thing.get_state() if hasattr(thing, "get_state") else None
-    changing = {"name", "built", "_lock", *(state if isinstance(state, dict) else ())}
+    changing = {"name", "built", "_lock", *_changing(thing)}
     slots = keras.optimizers.Optimizer, keras.optimizers.schedules.LearningRateSchedule
     kept = (*_SIMPLE, types.FunctionType, *slots)
     attributes = getattr(thing, "__dict__", {})
@@ -132,6 +140,12 @@ def _attributes(thing: Any) -> dict[str, Any]:
         for name, value in attributes.items()
         if name not in changing and isinstance(value, kept)
     }
+
+
+def _changing(thing: Any) -> set[str]:
+    """Returns the names of what a thing counts as its state."""
+    state = thing.get_state() if hasattr(thing, "get_state") else None
+    return set(state) if isinstance(state, dict) else set()
 
 
 def _function(function: types.FunctionType) -> Any:

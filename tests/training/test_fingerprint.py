@@ -125,6 +125,28 @@ def test_state_is_no_setting():
     assert describe(Rule(0.1, passes=3)) == describe(Rule(0.1))
 
 
+class Deciding(keras.optimizers.schedules.LearningRateSchedule):
+    def __init__(self, rate, decided=None):
+        self.rate, self.decided = rate, decided
+
+    def __call__(self, step):
+        return self.rate
+
+    def get_config(self):
+        return {"rate": self.rate, "decided": self.decided}
+
+    def get_state(self):
+        return {"decided": self.decided}
+
+
+def test_what_a_schedule_has_decided_is_no_setting():
+    def make(*arguments):
+        return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(Deciding(*arguments)))
+
+    assert describe(make(0.1, 7)) == describe(make(0.1))
+    assert describe(make(0.2)) != describe(make(0.1))
+
+
 def test_functions():
     assert describe(keras.losses.mean_squared_error) == "mean_squared_error"
     assert describe(test_settings) != describe(test_state_is_no_setting)
