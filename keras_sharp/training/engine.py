@@ -1,5 +1,6 @@
 """The two graphs of a training, built for a model as it is compiled."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -90,6 +91,9 @@ class Engine:
         jit = self._jit_compile
         if jit == "auto":
             jit = jit_pays(model, graph, self._strategy)
+        if hasattr(self._gradient, "build"):
+            with self._strategy.scope():
+                self._gradient.build(forward.trainable, forward.statistics)
         communication, noise = self._communication, self.noise
         passes = Passes(self._strategy, forward, communication, self._micro_batch, jit, noise)
         step = TrainStep(self._strategy, model.optimizer, forward, passes, self._gradient, jit)
@@ -106,14 +110,18 @@ class Engine:
         self._compiled = self._model._compile_config
 
     def _trace(self, forward: Forward, example: tuple) -> tf.Graph:
-        """Traces a forward pass, which tells what it updates and what the loss is made of."""
+        """Traces forward passes, which tell what they update and what the loss is made of."""
+        branches = dict.fromkeys(["main", getattr(self._gradient, "branch", "main")])
 
         def spec(part):
             part = tf.convert_to_tensor(part)
             return tf.TensorSpec([None, *part.shape[1:]], part.dtype)
 
         def run(batch):
-            self._strategy.run(lambda batch: forward.predict(batch)[0], args=(batch,))
+            for branch in branches:
+                predict = functools.partial(forward.predict, branch=branch)
+                with forward.on_branch(branch):
+                    self._strategy.run(predict, args=(batch,))
 
         specs = keras.tree.map_structure(spec, example)
         return tf.function(run, autograph=False).get_concrete_function(specs).graph

@@ -12,6 +12,11 @@ class Plain:
     `step.gradient(at=...)` several times, at weights it makes with `step.map`. The real weights
     don't move meanwhile, and metrics and moving statistics come from the first pass alone.
 
+    A rule with a method `build(weights, statistics)` is told of the Keras variables before steps
+    are traced, inside the strategy's scope: there it makes variables of its own. One with
+    `get_state()` and `set_state(state)` has a state in the checkpoint. A rule that evaluates the
+    adversarial branch has an attribute `branch = "adversarial"`.
+
     Example:
     ```python
     class ExtraGradient:

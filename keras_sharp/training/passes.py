@@ -1,12 +1,37 @@
 """The pass over a global batch as a sum of passes over its parts."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from keras_sharp.training.forward import Contribution, Forward
 from keras_sharp.training.split import Batch, Split
+
+
+class Evaluation(NamedTuple):
+    """What is evaluated on a batch, and where.
+
+    Attributes:
+        at: A value on every replica for each trainable weight, or None for the weights.
+        attack_at: Values of weights and moving statistics that an attack looks at, or None.
+        record: Whether the metrics count it.
+        branch: Which branch layers take that have several.
+        ahead: None, or what changes the weights of each part once more, see `Step.gradient`.
+        attack: None, or what changes the inputs, see `Forward`.
+    """
+
+    at: list | None = None
+    attack_at: tuple[list, list] | None = None
+    record: bool = True
+    branch: str = "main"
+    ahead: Callable | None = None
+    attack: Callable | None = None
+
+    @property
+    def places(self) -> tuple:
+        """What differs from replica to replica."""
+        return self.at, self.attack_at
 
 
 class Passes:
@@ -51,20 +76,18 @@ class Passes:
         fits = self._micro_batch is None or (isinstance(size, int) and size <= self._micro_batch)
         return self._replicas == 1 and fits
 
-    def whole(self, batch: tuple, at: list | None, record: bool) -> tuple[tf.Tensor, list, list]:
+    def whole(self, batch: tuple, evaluation: Evaluation) -> tuple[tf.Tensor, list, list]:
         """Returns what `total` does, for a batch that is a single part."""
 
-        def run(at):
-            result = self._forward(batch, at, record=record)
+        def run(places):
+            result = self._evaluate(self._forward, batch, places, evaluation)
             gradients = self._communication(result.gradients, tf.ones(()))
             values = tf.concat([tf.zeros(3), result.values], 0)  # a part has nothing to differ from
             return values, gradients, result.states
 
-        return self._strategy.run(run, args=(at,))
+        return self._strategy.run(run, args=(evaluation.places,))
 
-    def total(
-        self, batch: Batch, at: list | None, record: bool
-    ) -> tuple[tf.Tensor, list[Any], list[Any]]:
+    def total(self, batch: Batch, evaluation: Evaluation) -> tuple[tf.Tensor, list[Any], list[Any]]:
         """Returns the values of a batch, and on every replica its gradient and the new states.
 
         The values are three figures of noise and `Contribution.values`. With `noise` and `record`
@@ -74,28 +97,28 @@ class Passes:
 
         Args:
             batch: The batch.
-            at: Where to evaluate, a value on every replica for each trainable weight, or None.
-            record: Whether the metrics count this pass.
+            evaluation: What is evaluated, and where.
         """
         rounds = 1  # micro-batches of a replica
         if self._micro_batch is not None:
             rounds = -(-batch.size // (self._replicas * self._micro_batch))
         split = Split(self._strategy, batch, rounds)
         terms = len(self._forward.terms)
-        noise = self._noise and record
+        noise, places = self._noise and evaluation.record, evaluation.places
 
-        def masses_of(part, at):
-            self._forward.predict(part.batch, at, number=part.number)
+        def masses_of(part, places):
+            options = {"number": part.number, "branch": evaluation.branch}
+            self._forward.predict(part.batch, places[0], **options)
             return part.unless_empty(self._forward.masses())
 
         masses = None
         if self._forward.weighted:
             # Nothing is differentiated here, and the graph leaves out what the divisors don't need.
-            masses = split.sum(masses_of, at, terms)
+            masses = split.sum(masses_of, places, terms)
 
-        def pass_over(part, at):
+        def pass_over(part, places):
             known = {"number": part.number, "share": part.share, "masses": masses}
-            result = self._pass(part.batch, at, record=record, **known)
+            result = self._evaluate(self._pass, part.batch, places, evaluation, **known)
             figures = tf.zeros(2)
             if noise:  # a part's gradient is its share, s_p g_p
                 figures = tf.stack([1.0, _square(result.gradients) / part.share])
@@ -105,12 +128,12 @@ class Passes:
                 [part.unless_empty(part.weigh(state)) for state in result.states],
             )
 
-        def pass_and_exchange(part, at):
-            values, gradients, states = pass_over(part, at)
+        def pass_and_exchange(part, places):
+            values, gradients, states = pass_over(part, places)
             return values, *self._exchange(gradients, states, part.share)
 
         if split.is_flat:
-            values, gradients, states = split.run(pass_and_exchange, at, 0)
+            values, gradients, states = split.run(pass_and_exchange, places, 0)
             values = self._strategy.reduce("SUM", values, axis=None)
             return self._with_square(noise, values, gradients), gradients, states
 
@@ -118,8 +141,8 @@ class Passes:
             for total in self._sums:
                 total.assign(tf.zeros_like(total))
 
-        def add(part, at):
-            values, gradients, states = pass_over(part, at)
+        def add(part, places):
+            values, gradients, states = pass_over(part, places)
             for total, value in zip(self._sums, [*gradients, *states], strict=True):
                 total.assign_add(value)
             return values
@@ -130,9 +153,24 @@ class Passes:
             return self._exchange(sums[:count], sums[count:], split.share_of_replica())
 
         self._strategy.run(clear)
-        values = split.sum(add, at, 3 + terms)
+        values = split.sum(add, places, 3 + terms)
         gradients, states = self._strategy.run(exchange_sums)
         return self._with_square(noise, values, gradients), gradients, states
+
+    def _evaluate(
+        self, run: Callable, batch: tuple, places: tuple, evaluation: Evaluation, **known: Any
+    ) -> Contribution:
+        """Passes over a part, and a second time if its weights are changed. On every replica."""
+        at, attack_at = places
+        options = known | {"branch": evaluation.branch}
+        if evaluation.attack is not None:
+            options |= {"attack": evaluation.attack, "attack_at": attack_at}
+        result = run(batch, at, record=evaluation.record, **options)
+        if evaluation.ahead is None:
+            return result
+        weights = at or [tf.convert_to_tensor(v.value) for v in self._forward.trainable]
+        ahead = evaluation.ahead(weights, result.gradients)
+        return result._replace(gradients=run(batch, ahead, record=False, **options).gradients)
 
     def _with_square(self, noise: bool, values: tf.Tensor, gradients: list) -> tf.Tensor:
         square = tf.zeros(())

@@ -40,19 +40,19 @@ class Split:
         self._batch = batch
         self._rounds = rounds
 
-    def run(self, function: Callable, at: list | None, index: Any) -> Any:
-        """Returns `function(part, at)` for the parts of a round, on every replica."""
+    def run(self, function: Callable, places: Any, index: Any) -> Any:
+        """Returns `function(part, places)` for the parts of a round, on every replica."""
 
-        def on_replica(handle, at):
-            return function(Part(self._batch._replace(handle=handle), self._rounds, index), at)
+        def on_replica(handle, places):
+            return function(Part(self._batch._replace(handle=handle), self._rounds, index), places)
 
-        return self._strategy.run(on_replica, args=(self._batch.handle, at))
+        return self._strategy.run(on_replica, args=(self._batch.handle, places))
 
-    def sum(self, function: Callable, at: list | None, width: int) -> tf.Tensor:
-        """Returns the sum of `function(part, at)`, `(width,)`, over all parts."""
+    def sum(self, function: Callable, places: Any, width: int) -> tf.Tensor:
+        """Returns the sum of `function(part, places)`, `(width,)`, over all parts."""
 
         def add(index, total):
-            parts = self.run(function, at, index)
+            parts = self.run(function, places, index)
             return index + 1, total + self._strategy.reduce("SUM", parts, axis=None)
 
         if self.is_flat:

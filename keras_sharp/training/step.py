@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sharp.training.forward import Forward, loss_scale
-from keras_sharp.training.passes import Passes
+from keras_sharp.training.passes import Evaluation, Passes
 from keras_sharp.training.split import Batch
 from keras_sharp.training.strategy import chain_of
 
@@ -38,37 +38,96 @@ class Step:
     compute with them in `map` alone.
 
     Attributes:
+        number: Number of steps the optimizer has taken, a scalar.
+        names: Names of the trainable weights, as layers call them: `"kernel"`, `"bias"`...
         weights: The trainable weights.
+        statistics: The moving statistics.
+        first_pass: The values of the first pass and, by their indices in `Forward.states`, new
+            states. None before the first pass.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy, forward: Forward, run: Callable):
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        optimizer: keras.optimizers.Optimizer,
+        forward: Forward,
+        run: Callable,
+    ):
+        self.number = tf.convert_to_tensor(optimizer.iterations.value)
+        self.names = [v.name for v in forward.trainable]
         self.weights = [v.value for v in forward.trainable]
-        self.first_pass: tuple[tf.Tensor, list] | None = None
+        self.statistics = [v.value for v in forward.statistics]
+        self.first_pass: tuple[tf.Tensor, dict[int, Any]] | None = None
         self._strategy = strategy
         self._forward = forward
         self._run = run
 
-    def gradient(self, at: list | None = None) -> tuple[tf.Tensor, list]:
+    def gradient(
+        self,
+        at: list | None = None,
+        *,
+        ahead: Callable | None = None,
+        attack: Callable | None = None,
+        attack_at: tuple[list, list] | None = None,
+        branch: str = "main",
+    ) -> tuple[tf.Tensor, list]:
         """Evaluates the loss of the global batch and its gradient.
 
-        All passes of a step draw the same dropout masks. The first one alone counts in the metrics
-        and in the moving statistics of BatchNormalization.
+        All passes of a step draw the same dropout masks. The first one alone counts in the metrics;
+        a moving statistic is that of the first pass that updates it.
 
         Args:
             at: Where to evaluate, as returned by `map`. Defaults to the weights.
+            ahead: `ahead(weights, gradient)` returns weights at which each part of the batch (a
+                replica's, or its micro-batch) is passed over again, `gradient` being the part's
+                share of that of the batch. The loss is that of the first time, the gradient that of
+                the second.
+            attack: Changes the inputs before the pass, see `PGD`.
+            attack_at: Values of `weights` and `statistics` the attack looks at. Defaults to `at`
+                and the current ones.
+            branch: The branch that layers with an attribute `branch` take.
 
         Returns:
             The loss of the batch, a scalar, and the gradient after the replicas communicated.
         """
-        values, gradient, states = self._run(at, self.first_pass is None)
-        if self.first_pass is None:
-            self.first_pass = values, states
+        first = self.first_pass is None
+        evaluation = Evaluation(at, attack_at, first, branch, ahead, attack)
+        with self._forward.on_branch(branch):
+            values, gradient, states = self._run(evaluation)
+        if first:
+            self.first_pass = values, {}
+        written, updated = self.first_pass[1], self._forward.updated[branch]
+        for index, (variable, state) in enumerate(zip(self._forward.states, states, strict=True)):
+            if id(variable) in updated:
+                written.setdefault(index, state)
         terms = zip(self._forward.terms, tf.unstack(values[TERMS - SQUARE :]), strict=True)
         return tf.add_n([term.weight * value for term, value in terms]), gradient
 
     def map(self, function: Callable, *lists: list) -> Any:
         """Returns `function(*lists)`, computed on every replica with its own values."""
         return self._strategy.run(function, args=lists)
+
+    def choose(self, condition: tf.Tensor, yes: Callable, no: Callable) -> Any:
+        """Returns `yes()` or `no()`, of which one alone is computed.
+
+        The first pass must be in them, the same in both.
+        """
+
+        def passes(function):
+            def run():
+                self.first_pass = None
+                return function(), self.first_pass
+
+            return run
+
+        result, self.first_pass = tf.cond(condition, passes(yes), passes(no))
+        return result
+
+    def assign(self, variables: list[tf.Variable], values: list) -> None:
+        """Assigns values on every replica, the same on all, to variables a rule has for itself."""
+        for variable, value in zip(variables, values, strict=True):
+            # In a replica, assigning asks how to average.
+            self._strategy.extended.update(variable, _assign, args=(value,))
 
 
 class TrainStep:
@@ -128,7 +187,7 @@ class TrainStep:
         return self._take(functools.partial(self._passes.whole, batch), size)
 
     def _take(self, run: Callable, size: Any) -> tf.Tensor:
-        step = Step(self._strategy, self._forward, run)
+        step = Step(self._strategy, self._optimizer, self._forward, run)
         learning_rate = self._optimizer.learning_rate
         result = self._gradient(step)
         if step.first_pass is None or not isinstance(result, tuple) or len(result) != 2:
@@ -142,9 +201,8 @@ class TrainStep:
         with _reduced_already(self._optimizer):
             self._strategy.run(self._apply, args=(gradient,))
         values, states = step.first_pass
-        for variable, state in zip(self._forward.states, states, strict=True):
-            # Every replica holds the same state; its own way to assign would average once more.
-            self._strategy.extended.update(variable.value, _assign, args=(state,))
+        # Every replica holds the same state; its own way to assign would average once more.
+        step.assign([self._forward.states[i].value for i in states], list(states.values()))
         figures = [loss, size, learning_rate]
         return tf.concat([[tf.cast(figure, tf.float32) for figure in figures], values], 0)
 
@@ -162,8 +220,8 @@ class TrainStep:
         scale = loss_scale(self._optimizer)
         if scale is not None:
             gradient = [g * tf.cast(scale, g.dtype) for g in gradient]
-        unconnected = self._forward.unconnected
-        gradient = [None if i in unconnected else g for i, g in enumerate(gradient)]
+        connected = self._forward.connected
+        gradient = [g if i in connected else None for i, g in enumerate(gradient)]
         self._optimizer.apply(gradient, self._forward.trainable)
 
 
