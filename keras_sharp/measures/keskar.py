@@ -89,7 +89,7 @@ def sharpness(
         "solver": one_of("solver", solver, tuple(SOLVERS)),
         "seed": integer("seed", seed, least=0),
     }
-    subspace_memory = integer("subspace_memory", subspace_memory)
+    subspace_memory = integer("subspace_memory", subspace_memory, least=0)
     verbosity(verbose)
     epsilon, subspace_dim, seed = search["epsilon"], search["subspace_dim"], search["seed"]
     objective = objective_of(model, ds, **function)

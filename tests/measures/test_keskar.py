@@ -321,7 +321,7 @@ def test_solvers_agree_and_json_round_trips():
     objective = Objective(model, data)
     first, second = (sharpness(objective, solver=name) for name in ("l-bfgs-b", "sign-ascent"))
     assert second.value == pytest.approx(first.value, rel=0.05)
-    assert keras_sharp.SharpnessResult.from_json(first.to_json()) == first
+    assert keras_sharp.results.SharpnessResult.from_json(first.to_json()) == first
     assert f"{first:.3f}" == f"{first.value:.3f}"
     assert "l-bfgs-b" in repr(first) and "batches of 300" in repr(first)
     assert first.objective["data_digest"] == second.objective["data_digest"]
@@ -330,7 +330,7 @@ def test_solvers_agree_and_json_round_trips():
 def test_numpy_integers_are_as_good_as_python_s():
     arguments = {"seed": np.int64(3), "max_iterations": np.int32(2), "subspace_dim": np.int64(4)}
     result = sharpness(classifier(), digits(20), epsilon=np.float32(1e-3), **arguments)
-    assert keras_sharp.SharpnessResult.from_json(result.to_json()) == result
+    assert keras_sharp.results.SharpnessResult.from_json(result.to_json()) == result
 
 
 def test_the_bar_is_shown_when_asked_for(capsys):
