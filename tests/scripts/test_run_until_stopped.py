@@ -9,7 +9,15 @@ from run_until_stopped import until_stopped
 
 
 @pytest.fixture
-def stopped(monkeypatch):
+def ctrl_c():
+    """Ctrl-C is heard: a process started in the background of a shell script ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def stopped(monkeypatch, ctrl_c):
     """Does some work; returns its exit status and what was printed."""
     monkeypatch.setattr(sys, "argv", ["scripts/a.py", "--output", "a [bold] folder"])
 
