@@ -1,7 +1,7 @@
 """What keras-sharp costs, as ratios to its floor, each measured side by side in one run.
 
     python scripts/benchmark.py                      everything
-    python scripts/benchmark.py --only sharpness     one table
+    python scripts/benchmark.py --only sharpness     one of training, sharpness, curvature, memory
     python scripts/benchmark.py --smoke              tiny sizes, to see that it runs
 
 Machines are noisy: every figure is the median of several rounds in which the contenders take turns.
@@ -28,6 +28,7 @@ import numpy as np
 import rich.console
 import rich.table
 import tensorflow as tf
+from keras import layers
 
 import keras_sharp
 from keras_sharp.networks import NETWORKS
@@ -65,6 +66,9 @@ class Sizes(NamedTuple):
         memory: What is trained to see its peak memory: one epoch of one batch.
         micro_batch: The bound of that memory.
         batch_sizes: Sizes of the batches that memory must not grow with.
+        curvature: Whose products are timed: as many batches are one pass over the data.
+        steps: Of Lanczos, for the density.
+        eigenpairs: Numbers of images that memory must not grow with, in batches of `micro_batch`.
     """
 
     rounds: int
@@ -74,6 +78,9 @@ class Sizes(NamedTuple):
     memory: Case
     micro_batch: int
     batch_sizes: tuple[int, ...]
+    curvature: tuple[Case, ...]
+    steps: int
+    eigenpairs: tuple[int, ...]
 
 
 FULL = Sizes(
@@ -89,6 +96,9 @@ FULL = Sizes(
     memory=Case("C1", "cifar10", 8000, 1, 18),
     micro_batch=250,
     batch_sizes=(500, 2000, 8000),
+    curvature=(Case("F1", "mnist", 1000, 5, 1), Case("C1", "cifar10", 1000, 1, 5)),
+    steps=80,
+    eigenpairs=(2000, 10_000),
 )
 SMOKE = Sizes(
     rounds=1,
@@ -98,6 +108,9 @@ SMOKE = Sizes(
     memory=Case("F1", "digits", 64, 1),
     micro_batch=16,
     batch_sizes=(64,),
+    curvature=(Case("F1", "digits", 16, 2),),
+    steps=3,
+    eigenpairs=(16,),
 )
 
 
@@ -289,7 +302,69 @@ def sharpness(sizes: Sizes) -> rich.table.Table:
 
 
 # --------------------------------------------------------------------------------------------------
-# Memory: the peak of a training process with micro-batches, by batch size
+# Curvature: seconds of a Hessian-vector product, and of Lanczos beyond its products
+# --------------------------------------------------------------------------------------------------
+
+
+class Timed(keras_sharp.Objective):
+    """An objective that adds up the seconds of its Hessian-vector products."""
+
+    seconds = 0.0
+
+    def hessian_vector_product(self, vector, weights=None):
+        began = time.perf_counter()
+        product = super().hessian_vector_product(vector, weights)
+        self.seconds += time.perf_counter() - began
+        return product
+
+
+def beyond_products(objective: Timed, measure: Callable[..., object]) -> tuple[int, float]:
+    """Returns how many products a measure takes, and its other seconds as a share of theirs."""
+    objective.seconds = 0.0
+    began = time.perf_counter()
+    products = measure(objective, verbose=0).products
+    seconds = time.perf_counter() - began
+    return products, seconds / objective.seconds - 1
+
+
+def curvature(sizes: Sizes) -> rich.table.Table:
+    table = rich.table.Table(
+        title="Curvature: a Hessian-vector product over a gradient (goal: <= 3), and what Lanczos "
+        "takes beyond its products (goal: <= 10 %)"
+    )
+    for head in ("network, data", "gradient, s", "product, s", "ratio", "eigenvalues", "density"):
+        table.add_column(head, justify="right")
+    largest = functools.partial(keras_sharp.hessian_eigenvalues, k=1)
+    density = functools.partial(keras_sharp.hessian_density, probes=1, steps=sizes.steps)
+    for network, data, batch_size, batches, gigabytes in sizes.curvature:
+        x, y = images(data, batch_size * batches)
+        name = f"{network}, {data} ({len(x):,})"
+        reason = short_of_memory(gigabytes)
+        if reason:
+            table.add_row(name, reason, *["-"] * 4)
+            console.print(f"{name}: {reason}")
+            continue
+        model = compiled(network, x.shape[1:])
+        one_pass = plain_gradient_pass(model, x, y, batch_size)
+        objective = Timed(model, (x, y), batch_size=batch_size)
+        vector = np.random.default_rng(0).standard_normal(objective.size)
+        product = functools.partial(objective.hessian_vector_product, vector)
+        one_pass()
+        product()  # traced
+        rounds = [(seconds_of(one_pass), seconds_of(product)) for _ in range(sizes.rounds)]
+        gradient, once = np.median(rounds, axis=0)
+        ratio = np.median([each[1] / each[0] for each in rounds])
+        cells = [f"{gradient:.2f}", f"{once:.2f}", f"{ratio:.2f}"]
+        for measure in (largest, density):
+            products, share = beyond_products(objective, measure)
+            cells.append(f"{share:+.1%} of {products}")
+        table.add_row(name, *cells)
+        console.print(f"{name}: {cells}")
+    return table
+
+
+# --------------------------------------------------------------------------------------------------
+# Memory: the peak of a training process by batch size, and of a search for eigenpairs by images
 # --------------------------------------------------------------------------------------------------
 
 
@@ -311,6 +386,13 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
 
 
+def peak_of_process(sizes: Sizes, *arguments: str) -> float:
+    """Runs this script in a process of its own; returns the peak memory it prints, in GiB."""
+    command = [sys.executable, __file__, *arguments, *(["--smoke"] if sizes is SMOKE else [])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return int(done.stdout.split()[-1]) / 2**20
+
+
 def memory(sizes: Sizes) -> rich.table.Table:
     case = sizes.memory
     table = rich.table.Table(
@@ -330,10 +412,8 @@ def memory(sizes: Sizes) -> rich.table.Table:
                     reasons[key] = reason
                     console.print(f"memory, batch {batch_size}: {reason}")
                     continue
-                command = [sys.executable, __file__, "--peak", str(batch_size), str(micro_batch)]
-                command += ["--smoke"] if sizes is SMOKE else []
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                peaks.setdefault(key, []).append(int(done.stdout.split()[-1]) / 2**20)
+                peak = peak_of_process(sizes, "--peak", str(batch_size), str(micro_batch))
+                peaks.setdefault(key, []).append(peak)
                 console.print(f"memory, batch {batch_size}, {micro_batch}: {peaks[key][-1]:.2f}")
     for batch_size in sizes.batch_sizes:
         cells = []
@@ -343,7 +423,70 @@ def memory(sizes: Sizes) -> rich.table.Table:
     return table
 
 
-TABLES = {"training": training, "sharpness": sharpness, "memory": memory}
+def resnet20() -> keras.Model:
+    """ResNet-20 for CIFAR-10 with projections where an image shrinks: 270,000 weights."""
+
+    def normalised(x, filters: int, strides: int = 1, kernel: int = 3):
+        x = layers.Conv2D(filters, kernel, strides, padding="same", use_bias=False)(x)
+        return layers.BatchNormalization()(x)
+
+    inputs = keras.Input(SHAPES["cifar10"])
+    x = layers.ReLU()(normalised(inputs, 16))
+    blocks = [(filters, shrinks) for filters in (16, 32, 64) for shrinks in (filters > 16, 0, 0)]
+    for filters, shrinks in blocks:
+        strides = 2 if shrinks else 1
+        shortcut = normalised(x, filters, strides, kernel=1) if shrinks else x
+        x = layers.ReLU()(normalised(x, filters, strides))
+        x = layers.ReLU()(layers.Add()([normalised(x, filters), shortcut]))
+    return keras.Model(
+        inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)), name="ResNet-20"
+    )
+
+
+class FewProducts(keras_sharp.Objective):
+    """An objective of which only the first Hessian-vector products are real.
+
+    All take the same memory, and a whole search of real ones hours. The others are those of a
+    diagonal matrix, so that the solver goes through all that it keeps.
+    """
+
+    left = 2
+
+    def hessian_vector_product(self, vector, weights=None):
+        if not self.left:
+            return vector * np.linspace(0.0, 1.0, self.size) ** 20
+        self.left -= 1
+        return super().hessian_vector_product(vector, weights)
+
+
+def find_eigenpairs_and_print_peak(count: int, batch_size: int) -> None:
+    objective = FewProducts(resnet20(), images("cifar10", count), LOSS, batch_size=batch_size)
+    keras_sharp.hessian_eigenvalues(objective, k=5, verbose=0)
+    print(peak_memory())
+
+
+def eigenpair_memory(sizes: Sizes) -> rich.table.Table:
+    table = rich.table.Table(
+        title="Peak memory of a ResNet-20's top 5 eigenpairs, cifar10 in batches of "
+        f"{sizes.micro_batch} (goal: < 3 GiB, however many images)"
+    )
+    for head in ("images", "peak"):
+        table.add_column(head, justify="right")
+    for count in sizes.eigenpairs:
+        cell = short_of_memory(3)
+        if cell is None:
+            cell = f"{peak_of_process(sizes, '--eigenpairs', str(count)):.2f} GiB"
+        console.print(f"eigenpairs, {count} images: {cell}")
+        table.add_row(f"{count:,}", cell)
+    return table
+
+
+TABLES = {
+    "training": [training],
+    "sharpness": [sharpness],
+    "curvature": [curvature],
+    "memory": [memory, eigenpair_memory],
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -354,13 +497,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=pathlib.Path, help="also write the tables to this file")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: no figure means anything")
     parser.add_argument("--peak", nargs=2, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--eigenpairs", type=int, help=argparse.SUPPRESS)
     settings = parser.parse_args(arguments)
     sizes = SMOKE if settings.smoke else FULL
     if settings.peak:
         batch_size, micro_batch = settings.peak
         train_and_print_peak(sizes.memory, batch_size, micro_batch or None)
         return
-    tables = [TABLES[name](sizes) for name in settings.only]
+    if settings.eigenpairs:
+        find_eigenpairs_and_print_peak(settings.eigenpairs, sizes.micro_batch)
+        return
+    tables = [table(sizes) for name in settings.only for table in TABLES[name]]
     recorder = rich.console.Console(record=True, width=120)
     for table in tables:
         recorder.print(table)

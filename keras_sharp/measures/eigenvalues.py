@@ -163,7 +163,7 @@ def _lanczos(operator: HessianOperator, search: dict[str, Any]) -> tuple[np.ndar
     start = np.random.default_rng(search["seed"]).standard_normal(size)
     # What is kept back pays for the shift, for pairs that do not converge, and for the residuals.
     restarts = (search["max_products"] - (3 * basis + k + 3)) // (basis - k)
-    shift = 0.0
+    shifted, shift = operator, 0.0
     try:
         if which == "SA":
             # Where the loss is flat the smallest eigenvalue is 0, and no residual is small beside
@@ -171,7 +171,7 @@ def _lanczos(operator: HessianOperator, search: dict[str, Any]) -> tuple[np.ndar
             _rough(operator.matvec, start, 1, "LM", basis)
             shift = _ROUNDINGS * operator.rounding * operator.norm / tolerance
             tolerance = tolerance / 2
-        shifted = _operator(size, lambda vector: operator.matvec(vector) - shift * vector)
+            shifted = _operator(size, lambda vector: operator.matvec(vector) - shift * vector)
         values, vectors = scipy.sparse.linalg.eigsh(
             shifted, k, which=which, v0=start, ncv=basis, maxiter=restarts, tol=tolerance
         )

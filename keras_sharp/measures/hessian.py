@@ -24,7 +24,6 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
         weights: `(n,)`, where. Defaults to the weights the model has now; it may go on training.
 
     Attributes:
-        indices: `(m,)` int, which of the `n` weights the operator's rows and columns stand for.
         products: Products so far.
         norm: Largest `|H v| / |v|` so far: a lower bound of the spectral norm.
         rounding: Relative rounding of the floating type that products are computed in.
@@ -50,23 +49,31 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
         layers: str | Sequence[str] | None = None,
         weights: np.ndarray | None = None,
     ):
-        self.indices = _indices(objective, named(layers))
+        self._rows = _rows(objective, named(layers))
         self.products, self.norm = 0, 0.0
         self.rounding = objective.rounding
         self.progress: Progress | None = None
         self._objective = objective
         self._at = tf.constant(objective.weights if weights is None else weights)
-        super().__init__(np.dtype(np.float64), (self.indices.size, self.indices.size))
+        size = self.indices.size
+        super().__init__(np.dtype(np.float64), (size, size))
+
+    @property
+    def indices(self) -> np.ndarray:
+        """`(m,)` int, which of the `n` weights the operator's rows and columns stand for."""
+        return np.arange(self._objective.size)[self._rows]
 
     def embed(self, vectors: np.ndarray) -> np.ndarray:
         """Returns `(m,)` or `(m, k)` as `(n,)` or `(n, k)`: zero for all other weights."""
+        if len(vectors) == self._objective.size:
+            return vectors
         whole = np.zeros((self._objective.size, *vectors.shape[1:]))
-        whole[self.indices] = vectors
+        whole[self._rows] = vectors
         return whole
 
     def _matvec(self, vector: np.ndarray) -> np.ndarray:
         vector = np.asarray(vector, np.float64).ravel()
-        product = self._objective.hessian_vector_product(self.embed(vector), self._at)[self.indices]
+        product = self._objective.hessian_vector_product(self.embed(vector), self._at)[self._rows]
         if not np.all(np.isfinite(product)):
             raise FloatingPointError(
                 "A Hessian-vector product is not finite. Look for operations whose second "
@@ -101,9 +108,10 @@ def rademacher(size: int, seed: int, number: int) -> np.ndarray:
     return 2.0 * random.integers(0, 2, size, dtype=np.int8) - 1.0
 
 
-def _indices(objective: Objective, names: list[str] | None) -> np.ndarray:
+def _rows(objective: Objective, names: list[str] | None) -> slice | np.ndarray:
+    """Returns a slice if there is one: indices would cost a copy at every product."""
     if names is None:
-        return np.arange(objective.size)
+        return slice(objective.size)
     chosen = np.zeros(objective.size, bool)
     for name in names:
         part = f"/{name.strip('/')}/"
@@ -115,4 +123,7 @@ def _indices(objective: Objective, names: list[str] | None) -> np.ndarray:
             )
         for rows in owned:
             chosen[rows] = True
-    return np.flatnonzero(chosen)
+    rows = np.flatnonzero(chosen)
+    if rows.size and rows[-1] - rows[0] + 1 == rows.size:
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows

@@ -47,6 +47,7 @@ def test_layers_are_blocks(relu, dense, layers, owned):
     operator, whole = HessianOperator(objective, layers), dense(objective)
     rows = np.arange(57)[owned]
     np.testing.assert_array_equal(operator.indices, rows)
+    assert operator.shape == (len(rows), len(rows))
     block = operator @ np.eye(len(rows))
     np.testing.assert_allclose(block, whole[np.ix_(rows, rows)], rtol=0, atol=1e-7)
     embedded = operator.embed(np.ones((len(rows), 2)))

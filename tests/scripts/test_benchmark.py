@@ -1,6 +1,8 @@
 import re
+import types
 
 import benchmark
+import numpy as np
 import pytest
 
 
@@ -20,6 +22,32 @@ def test_the_goals_are_all_measured():
     assert benchmark.FULL.examples == 60_000
     sizes = benchmark.FULL.batch_sizes
     assert benchmark.FULL.micro_batch < min(sizes) < max(sizes) / 10
+    assert [case[:2] for case in benchmark.FULL.curvature] == [("F1", "mnist"), ("C1", "cifar10")]
+    assert max(benchmark.FULL.eigenpairs) == 10_000
+
+
+def test_the_residual_network_has_its_weights():
+    # Convolutions, then two numbers of normalisation per filter, then the last layer.
+    kernels = 9 * (3 * 16 + 6 * 16**2 + 16 * 32 + 5 * 32**2 + 32 * 64 + 5 * 64**2)
+    shortcuts, filters = 16 * 32 + 32 * 64, 7 * 16 + 7 * 32 + 7 * 64
+    model = benchmark.resnet20()
+    trainable = sum(int(np.prod(each.shape)) for each in model.trainable_variables)
+    assert trainable == kernels + shortcuts + 2 * filters + 65 * 10 == 272_474
+
+
+def test_what_is_beyond_the_products_by_a_clock_of_our_own(monkeypatch):
+    x, y = benchmark.images("digits", 8)
+    objective = benchmark.Timed(benchmark.compiled("F1", (64,)), (x, y))
+
+    def measure(objective, verbose):
+        for _ in range(2):
+            objective.hessian_vector_product(np.ones(objective.size))
+        return types.SimpleNamespace(products=2)
+
+    # Two products of 2 s and 3 s between the first second and the eleventh: as long again.
+    clock = iter([1.0, 2.0, 4.0, 5.0, 8.0, 11.0])
+    monkeypatch.setattr(benchmark, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert benchmark.beyond_products(objective, measure) == (2, 1.0)
 
 
 def smoke(table, folder):
@@ -47,7 +75,19 @@ def test_sharpness_on_tiny_sizes(tmp_path):
 
 
 @pytest.mark.slow
+def test_curvature_on_tiny_sizes(tmp_path):
+    (row,) = re.findall(r"F1, digits \(32\) │(.*)", smoke("curvature", tmp_path))
+    *seconds, largest, density = row.strip("│").split("│")
+    assert [float(each) >= 0 for each in seconds] == [True] * 3
+    assert re.fullmatch(r" +[+-][\d.]+% of \d+ ", largest)
+    assert re.fullmatch(r" +[+-][\d.]+% of 3 ", density)
+
+
+@pytest.mark.slow
 def test_memory_on_tiny_sizes(tmp_path):
-    (peaks,) = re.findall(r"│ +64 │(.*)", smoke("memory", tmp_path))
+    text = smoke("memory", tmp_path)
+    (peaks,) = re.findall(r"│ +64 │(.*)", text)
+    (peak,) = re.findall(r"│ +16 │ +([\d.]+) GiB", text)
+    assert 0.2 < float(peak) < 3
     # TensorFlow alone takes more than 0.2 GiB.
     assert [float(each) > 0.2 for each in re.findall(r"([\d.]+) GiB", peaks)] == [True, True]
