@@ -2,42 +2,49 @@ import re
 import types
 
 import benchmark
+import benchmark_measures
 import numpy as np
 import pytest
+from benchmark_cases import FULL, compiled, images, short_of_memory
+from benchmark_memory import resnet20
+from benchmark_methods import OPTIMIZERS, RULES
 
 
 def test_what_does_not_fit_says_so():
-    assert benchmark.short_of_memory(0) is None
-    reason = benchmark.short_of_memory(1e6)
+    assert short_of_memory(0) is None
+    reason = short_of_memory(1e6)
     assert reason is None or "needs about 1,000,000 GiB" in reason
 
 
 def test_the_goals_are_all_measured():
-    assert [case[:3] for case in benchmark.FULL.training] == [
+    assert [case[:3] for case in FULL.training] == [
         ("F1", "digits", 32),
         ("F1", "mnist", 256),
         ("C1", "cifar10", 256),
         ("C1", "cifar10", 5000),
     ]
-    assert benchmark.FULL.examples == 60_000
-    sizes = benchmark.FULL.batch_sizes
-    assert benchmark.FULL.micro_batch < min(sizes) < max(sizes) / 10
-    assert [case[:2] for case in benchmark.FULL.curvature] == [("F1", "mnist"), ("C1", "cifar10")]
-    assert max(benchmark.FULL.eigenpairs) == 10_000
+    assert FULL.examples == 60_000
+    sizes = FULL.batch_sizes
+    assert FULL.micro_batch < min(sizes) < max(sizes) / 10
+    assert [case[:2] for case in FULL.curvature] == [("F1", "mnist"), ("C1", "cifar10")]
+    assert max(FULL.eigenpairs) == 10_000
+    costs = {name: cost for name, (_, cost) in RULES.items()}
+    assert [costs[name] for name in ("SAM", "DisAdv", "ConAdv")] == [2, 3, 3]
+    assert next(iter(OPTIMIZERS)) == "Adam (Keras)"
 
 
 def test_the_residual_network_has_its_weights():
     # Convolutions, then two numbers of normalisation per filter, then the last layer.
     kernels = 9 * (3 * 16 + 6 * 16**2 + 16 * 32 + 5 * 32**2 + 32 * 64 + 5 * 64**2)
     shortcuts, filters = 16 * 32 + 32 * 64, 7 * 16 + 7 * 32 + 7 * 64
-    model = benchmark.resnet20()
+    model = resnet20()
     trainable = sum(int(np.prod(each.shape)) for each in model.trainable_variables)
     assert trainable == kernels + shortcuts + 2 * filters + 65 * 10 == 272_474
 
 
 def test_what_is_beyond_the_products_by_a_clock_of_our_own(monkeypatch):
-    x, y = benchmark.images("digits", 8)
-    objective = benchmark.Timed(benchmark.compiled("F1", (64,)), (x, y))
+    x, y = images("digits", 8)
+    objective = benchmark_measures.Timed(compiled("F1", (64,)), (x, y))
 
     def measure(objective, verbose):
         for _ in range(2):
@@ -46,8 +53,10 @@ def test_what_is_beyond_the_products_by_a_clock_of_our_own(monkeypatch):
 
     # Two products of 2 s and 3 s between the first second and the eleventh: as long again.
     clock = iter([1.0, 2.0, 4.0, 5.0, 8.0, 11.0])
-    monkeypatch.setattr(benchmark, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
-    assert benchmark.beyond_products(objective, measure) == (2, 1.0)
+    monkeypatch.setattr(
+        benchmark_measures, "time", types.SimpleNamespace(perf_counter=lambda: next(clock))
+    )
+    assert benchmark_measures.beyond_products(objective, measure) == (2, 1.0)
 
 
 def smoke(table, folder):
@@ -61,7 +70,7 @@ def test_training_on_tiny_sizes(tmp_path):
     text = smoke("training", tmp_path)
     (timed,) = re.findall(r"F1 │ +digits │ +32 │(.*)", text)
     assert len(re.findall(r"[\d,]+ \([\d.]+\)", timed)) == 4
-    if benchmark.short_of_memory(1e6):
+    if short_of_memory(1e6):
         assert "left out: needs about 1,000,000 GiB" in text
 
 
@@ -81,6 +90,19 @@ def test_curvature_on_tiny_sizes(tmp_path):
     assert [float(each) >= 0 for each in seconds] == [True] * 3
     assert re.fullmatch(r" +[+-][\d.]+% of \d+ ", largest)
     assert re.fullmatch(r" +[+-][\d.]+% of 3 ", density)
+
+
+@pytest.mark.slow
+def test_methods_on_tiny_sizes(tmp_path, monkeypatch):
+    for table, names in ((RULES, ("plain", "SAM")), (OPTIMIZERS, ("Adam (Keras)", "SNGM"))):
+        for name in set(table) - set(names):
+            monkeypatch.delitem(table, name)
+    text = smoke("methods", tmp_path)
+    assert re.search(r"│ plain +│ +F1, digits, 16 │ +1 │ +1.00 │ +1.00 │", text)
+    assert re.search(r"│ Adam \(Keras\) +│ +F1, digits │ +1.00 │ +1.00 │", text)
+    for row in (r"│ SAM +│ +F1, digits, 16 │ +2 │(.*)", r"│ SNGM +│ +F1, digits │(.*)"):
+        (cells,) = re.findall(row, text)
+        assert all(float(each) > 0 for each in cells.strip("│").split("│"))
 
 
 @pytest.mark.slow

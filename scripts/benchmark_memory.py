@@ -1,0 +1,139 @@
+"""Peak memory, each of a process of its own: of training, and of a search for eigenpairs."""
+
+import concurrent.futures
+import multiprocessing
+import pathlib
+import resource
+import sys
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import rich.table
+from benchmark_cases import LOSS, SHAPES, Case, Sizes, console, images, short_of_memory
+from keras import layers
+
+import keras_sharp
+from keras_sharp.networks import NETWORKS
+from keras_sharp.training import Trainer
+
+
+def peak_of(work: Callable[..., None], *arguments: object) -> float:
+    """Returns the peak memory of a new process that does some work, in GiB."""
+    new = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=new) as pool:
+        return pool.submit(peak_after, work, *arguments).result() / 2**20
+
+
+def peak_after(work: Callable[..., None], *arguments: object) -> int:
+    """Does some work; returns the largest resident memory of this process so far, in KiB."""
+    work(*arguments)
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():  # `getrusage` would count the memory of the process that started this one
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1])
+    unit = 1024 if sys.platform == "darwin" else 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+
+
+# --------------------------------------------------------------------------------------------------
+# Training: must not grow with the batch, given micro-batches
+# --------------------------------------------------------------------------------------------------
+
+
+def train(case: Case, batch_size: int, micro_batch: int | None) -> None:
+    x, y = images(case.data, case.batch_size)
+    model = NETWORKS[case.network].build(x.shape[1:], 10)
+    trainer = Trainer(model, keras.optimizers.Adam(), LOSS, micro_batch=micro_batch)
+    trainer.fit((x, y), batch_size=batch_size, epochs=1, verbose=0)
+
+
+def memory(sizes: Sizes) -> rich.table.Table:
+    case = sizes.memory
+    table = rich.table.Table(
+        title=f"Peak memory of training {case.network} on {case.batch_size:,} images, {case.data}"
+    )
+    for head in ("batch", f"micro_batch={sizes.micro_batch}", "whole batches"):
+        table.add_column(head, justify="right")
+    peaks: dict[tuple[int, int | None], list[float]] = {}
+    reasons: dict[tuple[int, int | None], str] = {}
+    for _ in range(max(1, sizes.rounds - 2)):
+        for batch_size in sizes.batch_sizes:
+            for micro_batch in (sizes.micro_batch, None):
+                key = batch_size, micro_batch
+                share = (micro_batch or batch_size) / case.batch_size
+                reason = short_of_memory(1 + case.gigabytes * share)
+                if reason:
+                    reasons[key] = reason
+                    console.print(f"memory, batch {batch_size}: {reason}")
+                    continue
+                peaks.setdefault(key, []).append(peak_of(train, case, batch_size, micro_batch))
+                console.print(f"memory, batch {batch_size}, {micro_batch}: {peaks[key][-1]:.2f}")
+    for batch_size in sizes.batch_sizes:
+        cells = []
+        for key in ((batch_size, sizes.micro_batch), (batch_size, None)):
+            cells.append(f"{np.median(peaks[key]):.2f} GiB" if key in peaks else reasons[key])
+        table.add_row(f"{batch_size:,}", *cells)
+    return table
+
+
+# --------------------------------------------------------------------------------------------------
+# Eigenpairs: must not grow with the number of images
+# --------------------------------------------------------------------------------------------------
+
+
+def resnet20() -> keras.Model:
+    """ResNet-20 for CIFAR-10 with projections where an image shrinks: 270,000 weights."""
+
+    def normalised(x, filters: int, strides: int = 1, kernel: int = 3):
+        x = layers.Conv2D(filters, kernel, strides, padding="same", use_bias=False)(x)
+        return layers.BatchNormalization()(x)
+
+    inputs = keras.Input(SHAPES["cifar10"])
+    x = layers.ReLU()(normalised(inputs, 16))
+    blocks = [(filters, shrinks) for filters in (16, 32, 64) for shrinks in (filters > 16, 0, 0)]
+    for filters, shrinks in blocks:
+        strides = 2 if shrinks else 1
+        shortcut = normalised(x, filters, strides, kernel=1) if shrinks else x
+        x = layers.ReLU()(normalised(x, filters, strides))
+        x = layers.ReLU()(layers.Add()([normalised(x, filters), shortcut]))
+    return keras.Model(
+        inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)), name="ResNet-20"
+    )
+
+
+class FewProducts(keras_sharp.Objective):
+    """An objective of which only the first Hessian-vector products are real.
+
+    All take the same memory, and a whole search of real ones hours. The others are those of a
+    diagonal matrix, so that the solver goes through all that it keeps.
+    """
+
+    left = 2
+
+    def hessian_vector_product(self, vector, weights=None):
+        if not self.left:
+            return vector * np.linspace(0.0, 1.0, self.size) ** 20
+        self.left -= 1
+        return super().hessian_vector_product(vector, weights)
+
+
+def find_eigenpairs(count: int, batch_size: int) -> None:
+    objective = FewProducts(resnet20(), images("cifar10", count), LOSS, batch_size=batch_size)
+    keras_sharp.hessian_eigenvalues(objective, k=5, verbose=0)
+
+
+def eigenpair_memory(sizes: Sizes) -> rich.table.Table:
+    table = rich.table.Table(
+        title="Peak memory of a ResNet-20's top 5 eigenpairs, cifar10 in batches of "
+        f"{sizes.micro_batch} (goal: < 3 GiB, however many images)"
+    )
+    for head in ("images", "peak"):
+        table.add_column(head, justify="right")
+    for count in sizes.eigenpairs:
+        cell = short_of_memory(3)
+        if cell is None:
+            cell = f"{peak_of(find_eigenpairs, count, sizes.micro_batch):.2f} GiB"
+        console.print(f"eigenpairs, {count} images: {cell}")
+        table.add_row(f"{count:,}", cell)
+    return table
