@@ -1,6 +1,7 @@
 """What every test shares: four CPU devices, a quiet TensorFlow, real data where there are any."""
 
 import os
+import pathlib
 from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -16,6 +17,15 @@ matplotlib.use("Agg")
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
 )
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for whole folders, since tracing keeps one core busy; none for a few files.
+
+    Each takes seconds to start TensorFlow and up to 4 GiB, so more of them do not pay everywhere.
+    """
+    folders = all(pathlib.Path(each.split("::")[0]).is_dir() for each in config.args)
+    return 2 if folders else 0
 
 
 @pytest.fixture(scope="session")
