@@ -1,5 +1,7 @@
 """The batches of a training or an evaluation."""
 
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -16,12 +18,13 @@ class Examples:
 
     Args:
         data: `(x, y)` or `(x, y, sample_weight)`, each an array or a structure of arrays.
-        batch_size: Examples in a global batch. The last batch of an epoch may have fewer.
+        batch_size: Examples in a global batch. The last batch of an epoch may have fewer. Or a
+            mapping from the first epoch of each size to the size, epoch 0 among them.
         strategy: Every replica gets a copy of the data.
-        at_most: Whether there may be fewer examples than `batch_size`.
+        at_most: Whether there may be fewer examples than `batch_size`, an integer.
 
     Attributes:
-        steps: Number of batches in an epoch.
+        steps: Number of batches in the epoch begun, before the first in epoch 0.
         example: The first batch.
         labels: What the labels are, for a message.
 
@@ -32,7 +35,7 @@ class Examples:
     def __init__(
         self,
         data: tuple,
-        batch_size: int,
+        batch_size: int | Mapping[int, int],
         strategy: tf.distribute.Strategy,
         *,
         at_most: bool = False,
@@ -42,14 +45,8 @@ class Examples:
         self._size = len(self._arrays[0])
         if at_most:
             batch_size = min(batch_size, self._size)
-        integer = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
-        if not integer or not 0 < batch_size <= self._size:
-            raise ValueError(
-                "`batch_size` must be an integer between 1 and the number of examples, "
-                f"{self._size}. Received: batch_size={batch_size!r}"
-            )
-        self._batch_size = int(batch_size)
-        self.steps = -(-self._size // self._batch_size)
+        self._batch_sizes = _checked_sizes(batch_size, self._size)
+        self.begin()
         self.example = keras.tree.map_structure(lambda a: a[: self._batch_size], arrays)
         ranges = [f"{y.min():g} to {y.max():g}" for y in keras.tree.flatten(arrays[1])]
         self.labels = f"labels from {', '.join(ranges)}"
@@ -61,10 +58,17 @@ class Examples:
     def describe(self) -> dict[str, Any]:
         """Returns what a training that goes on must have in common with the one stopped."""
         arrays = [ArrayHash(array).hexdigest() for array in self._arrays]
-        return {"examples": self._size, "batch_size": self._batch_size, "arrays": arrays}
+        sizes = self._batch_sizes
+        batch_size = sizes[0] if len(sizes) == 1 else list(sizes.items())
+        return {"examples": self._size, "batch_size": batch_size, "arrays": arrays}
+
+    def steps_in(self, epoch: int) -> int:
+        """Returns the number of batches in an epoch."""
+        return -(-self._size // self._batch_size_in(epoch))
 
     def begin(self, seed: int | None = None, epoch: int = 0) -> None:
         """Starts an epoch, in the order that `seed` and `epoch` decide; unshuffled without."""
+        self._batch_size, self.steps = self._batch_size_in(epoch), self.steps_in(epoch)
         self._order, self._done = tf.range(self._size), 0
         if seed is not None:
             self._order = tf.random.experimental.stateless_shuffle(self._order, [seed, epoch])
@@ -85,6 +89,9 @@ class Examples:
         self._done += count
         span = tf.constant(first), tf.constant(count)
         return loop.over_indices(self._data, self._order, *span, self._batch_size, size).numpy()
+
+    def _batch_size_in(self, epoch: int) -> int:
+        return self._batch_sizes[max(first for first in self._batch_sizes if first <= epoch)]
 
 
 class Batches:
@@ -123,6 +130,10 @@ class Batches:
         """Returns what a training that goes on must have in common with the one stopped."""
         return {"batches": self.steps, "elements": str(self._data.element_spec)}
 
+    def steps_in(self, epoch: int) -> int | None:
+        """Returns the number of batches in an epoch, the same in all."""
+        return self.steps
+
     def begin(self, seed: int | None = None, epoch: int = 0) -> None:
         """Starts an epoch; `seed` and `epoch` decide in which order a PyDataset is read."""
         if self._order is not None:
@@ -156,7 +167,33 @@ class Batches:
 
         signature = keras.tree.map_structure(spec, labelled(data[0]))
         pipeline = tf.data.Dataset.from_generator(batches, output_signature=signature)
-        return pipeline.apply(tf.data.experimental.assert_cardinality(len(data))).prefetch(2)
+        # There is nothing here to tune, and the thread that would can outlive its iterator.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        pipeline = pipeline.apply(tf.data.experimental.assert_cardinality(len(data))).prefetch(2)
+        return pipeline.with_options(options)
+
+
+def _checked_sizes(batch_size: Any, examples: int) -> dict[int, int]:
+    """Returns the batch size by the epoch from which it holds, in order, where it changes."""
+    sizes = batch_size if isinstance(batch_size, Mapping) else {0: batch_size}
+    if 0 not in sizes or not all(_is_integer(epoch) and epoch >= 0 for epoch in sizes):
+        raise ValueError(
+            "`batch_size` must map the first epochs, integers with 0 among them, to sizes. "
+            f"Received: batch_size={batch_size!r}"
+        )
+    if not all(_is_integer(size) and 0 < size <= examples for size in sizes.values()):
+        raise ValueError(
+            "`batch_size` must be an integer between 1 and the number of examples, "
+            f"{examples}, or a mapping to such. Received: batch_size={batch_size!r}"
+        )
+    ordered = sorted((int(epoch), int(size)) for epoch, size in sizes.items())
+    phases = itertools.groupby(ordered, key=lambda pair: pair[1])
+    return {next(phase)[0]: size for size, phase in phases}
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _checked_arrays(data: Any) -> tuple:

@@ -46,8 +46,10 @@ class StepsPerCall:
 
     def took(self, steps: int, seconds: float) -> None:
         """Takes how long the last call took."""
-        if self._adapts and steps == self.count:
-            wanted = int(self.count / max(seconds, 1e-6))
+        # A call cut short by the end of its epoch tells nothing, except that it took too long:
+        # batches may have grown.
+        if self._adapts and (steps == self.count or seconds > 1):
+            wanted = int(steps / max(seconds, 1e-6))
             self.count = max(1, min(wanted, 8 * self.count))
 
 

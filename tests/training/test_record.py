@@ -97,6 +97,34 @@ def test_callbacks_go_on_where_they_were(train):
     assert_same(train(9, callbacks=[*callbacks(), stop_before(0)]), expected)
 
 
+def test_what_keras_callbacks_saved_or_swapped_is_known(train, tmp_path):
+    def callbacks(name):
+        (tmp_path / name).mkdir()
+        paths = [str(tmp_path / name / f"{kind}-{{epoch}}.weights.h5") for kind in ("best", "step")]
+        options = {"mode": "max", "save_best_only": True, "save_weights_only": True}
+        return [
+            keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
+            keras.callbacks.ModelCheckpoint(paths[0], "val_loss", **options),
+            keras.callbacks.ModelCheckpoint(paths[1], save_weights_only=True, save_freq=3),
+        ]
+
+    def files(*names):
+        return sorted(path.name for name in names for path in (tmp_path / name).iterdir())
+
+    def optimizer():
+        return keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9)
+
+    options = {"batch_size": 65, "dropout": 0.0}
+    expected = train(4, callbacks=callbacks("all"), path=None, optimizer=optimizer(), **options)
+    # The validation loss only falls; of eight steps the third and the sixth are kept.
+    assert files("all") == ["best-1.weights.h5", "step-2.weights.h5", "step-3.weights.h5"]
+    with pytest.raises(Stop):
+        train(4, callbacks=[*callbacks("a"), stop_before(2)], optimizer=optimizer(), **options)
+    found = train(4, callbacks=callbacks("b"), optimizer=optimizer(), **options)
+    assert_same(found, expected)
+    assert files("a", "b") == files("all")
+
+
 def test_a_callback_that_is_new_begins_when_it_comes(train):
     train(3)
     stopping = STOPPING("val_loss", mode="max", patience=4)
