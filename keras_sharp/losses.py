@@ -12,6 +12,9 @@ import tensorflow as tf
 from keras.src.losses.loss import apply_mask, reduce_weighted_values
 from keras.src.trainers.compile_utils import CompileLoss
 
+_SPARSE = (keras.losses.sparse_categorical_crossentropy,)
+_BINARY = (keras.losses.binary_crossentropy, keras.losses.binary_focal_crossentropy)
+
 
 class Term(NamedTuple):
     """One term of the loss on one part of the data.
@@ -25,8 +28,9 @@ class Term(NamedTuple):
         weight: The term's factor in the total loss (`loss_weights` of `compile`).
         numerator: Scalar, sum of the weighted loss values.
         mass: Scalar, what Keras would divide by on this part.
-        labels_in_range: Scalar bool, False if an integer label is no class of the output. Such a
-            label counts as class 0, so whoever evaluates terms must look at this.
+        labels_in_range: Scalar bool, False if a label is no class of the output, or for a binary
+            loss not from 0 to 1. Such a label counts as 0, so whoever evaluates terms must look at
+            this.
         loss: What is computed, with its options.
     """
 
@@ -207,20 +211,28 @@ def _mass(
 
 
 def _labels_in_range(loss: keras.losses.Loss, y_true: Any, y_pred: Any) -> tuple[Any, tf.Tensor]:
-    """Replaces labels that are no class by 0, and says whether there were any.
+    """Replaces labels that the loss has no meaning for by 0, and says whether there were any.
 
-    TensorFlow's CPU kernel raises on such a label without naming it, and its GPU kernel returns
-    NaN.
+    Of labels that are no class TensorFlow's CPU kernel raises without naming them, and its GPU
+    kernel returns NaN; it takes 2.7 for class 2. The binary losses compute a number from any label.
     """
-    if getattr(loss, "fn", None) is not keras.losses.sparse_categorical_crossentropy:
+    function = getattr(loss, "fn", None)
+    if function not in (*_SPARSE, *_BINARY):
         return y_true, tf.constant(True)
     y_true = tf.convert_to_tensor(y_true)
+    if y_true.dtype == tf.bool:
+        return y_true, tf.constant(True)
     # As wide as any number of classes: 300 is no uint8.
     labels = tf.cast(y_true, tf.float64 if y_true.dtype.is_floating else tf.int64)
-    good = (labels >= 0) & (labels < tf.cast(y_pred.shape[-1], labels.dtype))
-    ignored = getattr(loss, "ignore_class", None)
-    if ignored is not None:
-        good |= labels == tf.cast(ignored, labels.dtype)
+    if function in _BINARY:
+        good = (labels >= 0) & (labels <= 1)
+    else:
+        good = (labels >= 0) & (labels < tf.cast(y_pred.shape[-1], labels.dtype))
+        if labels.dtype.is_floating:
+            good &= labels == tf.floor(labels)
+        ignored = getattr(loss, "ignore_class", None)
+        if ignored is not None:
+            good |= labels == tf.cast(ignored, labels.dtype)
     return tf.where(good, y_true, tf.zeros_like(y_true)), tf.reduce_all(good)
 
 

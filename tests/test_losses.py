@@ -131,6 +131,21 @@ def test_labels_out_of_range_are_reported(loss):
     assert bool(good.labels_in_range) and not bool(bad.labels_in_range)
 
 
+def test_labels_without_a_meaning_are_reported():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="sigmoid")])
+    x, fine = tf.zeros((2, 4)), np.array([[0, 1, 0.5], [1, 1, 0]])
+    for loss, good, bad in [
+        ("binary_crossentropy", fine, 2 * fine),
+        ("binary_crossentropy", fine > 0, -fine),
+        ("binary_focal_crossentropy", fine, fine + 0.1),
+        ("sparse_categorical_crossentropy", np.array([0.0, 2.0]), np.array([0.0, 1.7])),
+    ]:
+        terms = LossTerms(model, loss)
+        with keras.StatelessScope(collect_losses=True):
+            assert bool(terms(good, model(x))[0].labels_in_range), loss
+            assert not bool(terms(bad, model(x))[0].labels_in_range), loss
+
+
 def test_labels_of_narrow_types():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(300)])
     terms = LossTerms(model, "sparse_categorical_crossentropy")

@@ -1,5 +1,6 @@
 """The two graphs of a training, built for a model as it is compiled."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from keras_sharp.training.evaluation import EvaluationStep
 from keras_sharp.training.forward import Forward
 from keras_sharp.training.jit import jit_pays
 from keras_sharp.training.loop import Loop
+from keras_sharp.training.own_weights import OwnWeights
 from keras_sharp.training.passes import Passes
 from keras_sharp.training.step import TrainStep
 from keras_sharp.training.strategy import check_optimizer
@@ -95,12 +97,27 @@ class Engine:
             with self._strategy.scope():
                 self._gradient.build(forward.trainable, forward.statistics)
         communication, noise = self._communication, self.noise
+        if isinstance(communication, OwnWeights):
+            with self._strategy.scope():
+                communication.build(self._strategy, model.optimizer, forward)
         passes = Passes(self._strategy, forward, communication, self._micro_batch, jit, noise)
-        step = TrainStep(self._strategy, model.optimizer, forward, passes, self._gradient, jit)
+        parts = model.optimizer, forward, passes, self._gradient, jit, communication
+        step = TrainStep(self._strategy, *parts)
         self.training = Loop(step)
         terms = len(forward.terms)
         self.evaluation = Loop(EvaluationStep(model, self._strategy, terms, jit, self._micro_batch))
         self._built_for = built_for
+
+    def consensus(self) -> contextlib.AbstractContextManager[dict[str, float]]:
+        """Makes the model the mean of the replicas for a while; see `OwnWeights`."""
+        if isinstance(self._communication, OwnWeights):
+            return self._communication.consensus()
+        return contextlib.nullcontext({})
+
+    def settle(self) -> None:
+        """Leaves the mean of the replicas in the model."""
+        if isinstance(self._communication, OwnWeights):
+            self._communication.settle()
 
     def _compile(self) -> None:
         with self._strategy.scope():

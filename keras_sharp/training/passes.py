@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_sharp.training.forward import Contribution, Forward
+from keras_sharp.training.own_weights import OwnWeights
 from keras_sharp.training.split import Batch, Split
 
 
@@ -183,12 +184,24 @@ class Passes:
         self, gradients: list[tf.Tensor], states: list[tf.Tensor], share: tf.Tensor
     ) -> tuple[list, list]:
         """Returns what this replica goes on with. Called on every replica."""
+        if isinstance(self._communication, OwnWeights):
+            return self._communication(gradients, share), self._own(states, share)
         averaged = [state for state in states if state.dtype.is_floating]
         if averaged:
             averaged = tf.distribute.get_replica_context().all_reduce("SUM", averaged)
         averaged = iter(averaged)
         states = [next(averaged) if state.dtype.is_floating else state for state in states]
         return self._communication(gradients, share), states
+
+    def _own(self, states: list[tf.Tensor], share: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the replica's own statistics, those it has where it saw no example."""
+        before = [tf.convert_to_tensor(v.value) for v in self._forward.states]
+        return [
+            tf.where(share > 0, new / tf.cast(share, new.dtype), old)
+            if old.dtype.is_floating
+            else new
+            for new, old in zip(states, before, strict=True)
+        ]
 
 
 def _square(gradients: list[tf.Tensor]) -> tf.Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sharp.training.forward import Forward, loss_scale
+from keras_sharp.training.own_weights import OwnWeights
 from keras_sharp.training.passes import Evaluation, Passes
 from keras_sharp.training.split import Batch
 from keras_sharp.training.strategy import chain_of
@@ -140,6 +141,7 @@ class TrainStep:
         passes: The pass over a global batch.
         gradient: The gradient rule.
         jit_compile: Whether XLA compiles the step on a batch that is a single part.
+        communication: Takes the step, if it leaves replicas weights of their own.
 
     Attributes:
         columns: Length of a row of figures.
@@ -159,6 +161,7 @@ class TrainStep:
         passes: Passes,
         gradient: Callable,
         jit_compile: bool,
+        communication: Callable | None = None,
     ):
         self.names = [term.name for term in forward.terms]
         self.columns = TERMS + len(self.names)
@@ -167,6 +170,7 @@ class TrainStep:
         self._forward = forward
         self._passes = passes
         self._gradient = gradient
+        self._communication = communication
         self.all_finite = tf.function(self._all_finite, autograph=False)
         self._on_whole: Callable = self._take_whole
         if jit_compile:
@@ -199,9 +203,12 @@ class TrainStep:
             )
         loss, gradient = result
         with _reduced_already(self._optimizer):
-            self._strategy.run(self._apply, args=(gradient,))
+            if isinstance(self._communication, OwnWeights):
+                self._communication.apply(gradient, self._step_of_optimizer)
+            else:
+                self._step_of_optimizer(gradient)
         values, states = step.first_pass
-        # Every replica holds the same state; its own way to assign would average once more.
+        # Every replica has its state at hand; its own way to assign would average once more.
         step.assign([self._forward.states[i].value for i in states], list(states.values()))
         figures = [loss, size, learning_rate]
         return tf.concat([[tf.cast(figure, tf.float32) for figure in figures], values], 0)
@@ -215,6 +222,9 @@ class TrainStep:
             return tf.add_n(bad)
 
         return self._strategy.reduce("SUM", self._strategy.run(count_bad), axis=None) == 0
+
+    def _step_of_optimizer(self, gradient: list) -> None:
+        self._strategy.run(self._apply, args=(gradient,))
 
     def _apply(self, gradient: list[tf.Tensor]) -> None:
         scale = loss_scale(self._optimizer)

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -46,7 +46,8 @@ class Trainer:
         weighted_metrics: Any form `compile(weighted_metrics=...)` takes.
         gradient: The gradient rule. Defaults to `Plain()`.
         communication: How replicas agree on a gradient. Defaults to `AllReduce()`.
-        strategy: Defaults to the one whose scope is open, else to the model's own.
+        strategy: Defaults to the one whose scope is open, else to the model's own. Where there are
+            several GPUs there must be one: Keras fixes a model's devices when it is created.
         micro_batch: Largest number of examples a replica processes at once: the memory a step needs
             does not grow with the batch beyond it. BatchNormalization then normalizes each
             micro-batch by itself. Defaults to no limit.
@@ -138,7 +139,7 @@ class Trainer:
         self,
         data: Data,
         *,
-        batch_size: int | None = None,
+        batch_size: int | Mapping[int, int] | None = None,
         epochs: int = 1,
         validation_data: Data | None = None,
         callbacks: list[keras.callbacks.Callback] | None = None,
@@ -158,16 +159,17 @@ class Trainer:
         With `checkpoint`, the same call repeated after a stop, even a `kill -9`, goes on from the
         last finished epoch, and on one device ends with the same bits as if it had not stopped.
         Stored are the variables of model and optimizer (dropout seeds among them), the History, and
-        the state of EarlyStopping, ReduceLROnPlateau and of callbacks, gradient rules,
-        communications and schedules with methods `get_state()` and `set_state(state)`. Not stored
-        is the state of other callbacks (ModelCheckpoint's best value, SwapEMAWeights' swap...) and
-        of a pipeline: a `tf.data.Dataset` that shuffles starts again with its first epoch.
+        the state of EarlyStopping, ReduceLROnPlateau, ModelCheckpoint, SwapEMAWeights and of
+        callbacks, gradient rules, communications and schedules with methods `get_state()` and
+        `set_state(state)`. Not stored is the state of other callbacks and of a pipeline: a
+        `tf.data.Dataset` that shuffles starts again with its first epoch.
 
         Args:
             data: `(x, y)` or `(x, y, sample_weight)` of arrays, or structures of arrays for several
                 inputs or outputs; they are kept on every device. Or a `tf.data.Dataset` or
                 `keras.utils.PyDataset` of global batches.
-            batch_size: Examples in a global batch. None for a data set.
+            batch_size: Examples in a global batch. `{0: 128, 60: 640}`: 128 at first, and 640 from
+                epoch 60 on, counted from 0. None for a data set.
             epochs: Number of epochs, those before a stop included.
             validation_data: Evaluated after each epoch, in the same forms.
             callbacks: Keras callbacks.
@@ -191,7 +193,8 @@ class Trainer:
         source = self._source(data, batch_size)
         validation = None
         if validation_data is not None:
-            validation = self._source(validation_data, batch_size, evaluation=True)
+            largest = max(batch_size.values()) if isinstance(batch_size, Mapping) else batch_size
+            validation = self._source(validation_data, largest, evaluation=True)
         self._engine.noise = needs_noise(keras.tree.flatten(callbacks))
         self._engine.build(source.example)
         chain = keras.callbacks.CallbackList(
@@ -230,16 +233,21 @@ class Trainer:
             self.model.stop_training, last = True, record.epoch
         for epoch in range(record.epoch or self.model._initial_epoch or 0, last):
             self.model.reset_metrics()
+            if (steps := source.steps_in(epoch)) != chain.params["steps"]:
+                chain.set_params(chain.params | {"steps": steps})
             chain.on_epoch_begin(epoch)
             source.begin(seed if shuffle else None, epoch)
             self.batch_losses, logs = self._train(source, epoch, calls, chain)
-            if validation is not None:
-                results = self._evaluate(validation, chain)
-                logs |= {f"val_{name}": value for name, value in results.items()}
-            chain.on_epoch_end(epoch, logs)
-            record.save(epoch + 1, self.batch_losses)
+            with self._engine.consensus() as figures:
+                logs |= figures
+                if validation is not None:
+                    results = self._evaluate(validation, chain)
+                    logs |= {f"val_{name}": value for name, value in results.items()}
+                chain.on_epoch_end(epoch, logs)
+                record.save(epoch + 1, self.batch_losses)
             if self.model.stop_training:
                 break
+        self._engine.settle()
         # As in `fit`: an optimizer that averages the weights leaves the average in the model.
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         chain.on_train_end(logs)
@@ -331,8 +339,9 @@ class Trainer:
             calls.took(len(rows), time.perf_counter() - started)
             if rows[:, loop.step.bad_labels].any():
                 raise ValueError(
-                    "Labels must be integers between 0 and the number of classes - 1. Received: "
-                    f"{source.labels}, in one of the batches {done + 1} to {done + len(rows)}"
+                    "Labels must be integers between 0 and the number of classes - 1, those of a "
+                    f"binary loss between 0 and 1. Received: {source.labels}, in one of the "
+                    f"batches {done + 1} to {done + len(rows)}"
                 )
             if len(rows):
                 yield done, rows

@@ -14,21 +14,6 @@ def seeded():
 
 
 @pytest.fixture
-def replicas():
-    """A strategy of n CPU replicas; of one: none."""
-
-    def strategy(n):
-        if n == 1:
-            return tf.distribute.get_strategy()
-        # TensorFlow numbers the collectives of all strategies alike: those of the next one in this
-        # process would join the last one's.
-        tf.distribute.MirroredStrategy._collective_key_base += 1000
-        return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(n)])
-
-    return strategy
-
-
-@pytest.fixture
 def blobs():
     """130 examples of three classes: four batches of 32 and one of 2. Their mean is about 0."""
     rng = np.random.default_rng(0)

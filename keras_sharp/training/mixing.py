@@ -1,0 +1,168 @@
+"""Averages with neighbours, stacked on one device or between replicas."""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_sharp.training.topology import Topology
+
+# Group keys of collectives are global to the process: every `Mixing` gets a range of its own,
+# beyond those of the strategies, with one key for each pair out of this many replicas at most.
+_MOST_REPLICAS = 1024
+_numbers = itertools.count(1)
+_TIMEOUT = 60.0  # seconds
+
+
+class Rounds(NamedTuple):
+    """A topology as rounds in which every node exchanges with one partner at most.
+
+    Attributes:
+        partners: `(period, rounds, nodes)` int32; the node itself where it has none.
+        weights: `(period, rounds, nodes)` float32, what the node gives its partner's vector.
+    """
+
+    partners: np.ndarray
+    weights: np.ndarray
+
+
+def rounds(topology: Topology) -> Rounds:
+    """Returns as few rounds as a greedy colouring of the edges finds.
+
+    A matching is one round. Any even ring takes two, and so does one step of the one-peer
+    exponential graph, which is directed: both halves of an exchange travel, and one is not used.
+    """
+    steps = [_partners(matrix) for matrix in topology.matrices]
+    count, nodes = max(len(step) for step in steps), np.arange(topology.nodes)
+    partners = np.array([step + [nodes] * (count - len(step)) for step in steps])
+    partners = partners.reshape(topology.period, count, topology.nodes).astype(np.int32)
+    period = np.arange(topology.period)[:, None, None]
+    weights = np.where(partners == nodes, 0, topology.matrices[period, nodes, partners])
+    return Rounds(partners, weights.astype(np.float32))
+
+
+def stacked(topology: Topology) -> Callable:
+    """Returns the `pull` of `Mixing` for `z` of the shape `(nodes, n)`, all nodes in one tensor."""
+    matrices = (topology.matrices - np.eye(topology.nodes)).astype(np.float32)
+
+    def pull(z: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        # Rows sum to 0, so any vector may be taken away: small differences stay exact.
+        return tf.matmul(tf.gather(matrices, step % topology.period), z - z[0])
+
+    return pull
+
+
+class Mixing:
+    """Averages over neighbours, on the collectives of TensorFlow. Called on every replica.
+
+    Args:
+        topology: One node for each replica. None: `mean` alone is used.
+        strategy: Their strategy.
+
+    Attributes:
+        exchanges: `(period,)`, how many vectors a replica sends in a step, on average.
+    """
+
+    def __init__(self, topology: Topology | None, strategy: tf.distribute.Strategy):
+        self._replicas = strategy.num_replicas_in_sync
+        if self._replicas > _MOST_REPLICAS:
+            raise ValueError(
+                f"`strategy` must have at most {_MOST_REPLICAS} replicas. "
+                f"Received: {self._replicas}"
+            )
+        self._keys = next(_numbers) * _MOST_REPLICAS**2
+        # A ring of all replicas adds up and hands round, a part of the vector at a time.
+        self.exchanges = np.array([2 * (self._replicas - 1) / self._replicas])
+        self._rounds: Rounds | None = None
+        if topology is not None and not _is_full(topology):
+            self._rounds = rounds(topology)
+            pairs = self._rounds.partners != np.arange(topology.nodes)
+            self.exchanges = pairs.sum(1).mean(1)
+        with strategy.scope():
+            # Without a resource on each device on which its collectives wait for each other,
+            # TensorFlow puts the halves of an exchange one after the other, a deadlock.
+            self._token = tf.Variable(
+                0.0,
+                trainable=False,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.NONE,
+            )
+
+    def pull(self, z: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Returns `sum_j W[i, j] (z_j - z_i)`, `(n,)`: where the neighbours draw this replica to.
+
+        What neighbours agree on cancels before anything is rounded.
+
+        Args:
+            z: `(n,)` float32, this replica's.
+            step: Number of the step, an integer scalar.
+        """
+        if self._rounds is None:
+            return self.mean(z) - z
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        partners, weights = self._rounds
+        step = tf.cast(step % len(partners), tf.int32)
+        pulls = [tf.zeros_like(z)]
+        for index in range(partners.shape[1]):
+            partner = tf.gather(partners[:, index], step)[replica]
+            weight = tf.gather(weights[:, index], step)[replica]
+            difference = functools.partial(self._difference, z, replica, partner)
+            if (partners[:, index] == np.arange(self._replicas)).any():
+                nothing = functools.partial(tf.zeros_like, z)
+                pulls.append(weight * tf.cond(partner != replica, difference, nothing))
+            else:
+                pulls.append(weight * difference())
+        return tf.add_n(pulls)
+
+    def mean(self, z: tf.Tensor) -> tf.Tensor:
+        """Returns the mean over all replicas, `(n,)`. It may be called under a condition."""
+        if self._replicas == 1:
+            return z
+        group = self._group(self._replicas, self._keys)
+        reduction = {"merge_op": "Add", "final_op": "Id"}
+        return tf.raw_ops.CollectiveReduceV2(input=z, **reduction, **group) / self._replicas
+
+    def _difference(self, z: tf.Tensor, replica: tf.Tensor, partner: tf.Tensor) -> tf.Tensor:
+        """Returns the partner's vector less `z`."""
+        low, high = tf.minimum(replica, partner), tf.maximum(replica, partner)
+        group = self._group(2, self._keys + low * _MOST_REPLICAS + high)
+        both = tf.raw_ops.CollectiveGatherV2(input=z[None], **group)
+        # One of them is this replica's own, whichever it is.
+        return (both[0] - z) + (both[1] - z)
+
+    def _group(self, size: int, key: tf.Tensor | int) -> dict[str, Any]:
+        return {
+            "group_size": size,
+            "group_key": key,
+            "instance_key": 1,
+            "ordering_token": [_local(self._token).handle],
+            "communication_hint": "auto",
+            "timeout_seconds": _TIMEOUT,
+        }
+
+
+def _local(variable: tf.Variable) -> tf.Variable:
+    """Returns this replica's own part of a variable, for which TensorFlow has no public name."""
+    own = getattr(variable, "_get_on_device_or_primary", None)
+    return variable if own is None else own()
+
+
+def _is_full(topology: Topology) -> bool:
+    return topology.period == 1 and np.allclose(topology.matrices, 1 / topology.nodes, atol=0)
+
+
+def _partners(matrix: np.ndarray) -> list[np.ndarray]:
+    """Returns matchings that contain every pair of neighbours once, each `(nodes,)`."""
+    found: list[np.ndarray] = []
+    nodes = np.arange(len(matrix))
+    for i, j in np.argwhere(np.triu((matrix > 0) | (matrix.T > 0), 1)):
+        free = (m for m in found if m[i] == i and m[j] == j)
+        matching = next(free, None)
+        if matching is None:
+            matching = nodes.copy()
+            found.append(matching)
+        matching[i], matching[j] = j, i
+    return found

@@ -1,0 +1,84 @@
+"""Nodes stacked on one device, and the data they have."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sharp.optimizers import CorrectedSGD
+from keras_sharp.training import Trainer, splits, topology
+from keras_sharp.training.neighbours import DecentLaM, PmSGD
+from keras_sharp.training.simulation import Simulation
+
+
+def test_the_full_graph_is_momentum_sgd_on_one_device(net, loss, blobs):
+    x, y = blobs[0][:128], blobs[1][:128]
+    rate = keras.optimizers.schedules.PiecewiseConstantDecay([9], [0.1, 0.02])
+    trainer = Trainer(net(), CorrectedSGD(rate, momentum=0.9), loss)
+    trainer.fit((x, y), batch_size=64, epochs=10, shuffle=False, verbose=0)
+    split = np.arange(128).reshape(2, 16, 4).swapaxes(0, 1).reshape(16, 8)
+    for method in (PmSGD(16), DecentLaM(topology.full(16))):
+        simulation = Simulation(net(), keras.optimizers.SGD(rate, momentum=0.9), loss, method)
+        figures = simulation.fit((x, y), split, batch_size=4, steps=20, shuffle=False)
+        for one, other in zip(simulation.model.weights, trainer.model.weights, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+        np.testing.assert_allclose(figures["loss"][-2:], trainer.batch_losses, rtol=1e-5)
+        assert figures["consensus_distance"].max() < 1e-10
+
+
+def test_nodes_draw_masks_of_their_own_and_are_evaluated(net, loss, blobs):
+    model = net(None, "plain", dropout=0.5)
+    nodes, graph = 6, topology.ring(6)
+    same = [np.arange(8)] * nodes
+    method = DecentLaM(graph)
+    sgd = keras.optimizers.SGD(0.1, momentum=0.9)
+    simulation = Simulation(model, sgd, loss, method, metrics=["accuracy"])
+    before = simulation.weights.numpy()
+    figures = simulation.fit(blobs, same, batch_size=8, steps=1, shuffle=False)
+    # From the same weights and examples, masks alone make a difference.
+    assert len(np.unique(simulation.weights.numpy(), axis=0)) == nodes
+    assert figures["consensus_distance"][0] > 0
+    assert (before == before[0]).all()
+    found = simulation.evaluate(blobs)
+    weights = simulation.weights.numpy()
+    accuracies = []
+    for row in weights:
+        simulation._assign(row)
+        predicted = model.predict(blobs[0], verbose=0).argmax(1)
+        accuracies.append((predicted == blobs[1]).mean())
+    assert found["mean_of_nodes_accuracy"] == pytest.approx(np.mean(accuracies), abs=1e-6)
+    simulation._assign(weights.mean(0))
+    predicted = model.predict(blobs[0], verbose=0).argmax(1)
+    assert found["accuracy"] == pytest.approx((predicted == blobs[1]).mean(), abs=1e-6)
+    with pytest.raises(ValueError, match="`split` must have a part with examples for each of 6"):
+        simulation.fit(blobs, same[1:], batch_size=8, steps=1)
+    with pytest.raises(ValueError, match="Labels must be integers"):
+        simulation.fit((blobs[0], blobs[1] + 9), same, batch_size=8, steps=1)
+
+
+def classes_of(split, labels):
+    return [np.bincount(labels[part], minlength=10) for part in split]
+
+
+def test_splits_deal_every_example_once():
+    labels = np.random.default_rng(0).permutation(np.arange(1003) % 10)
+    made = {
+        "even": splits.even(len(labels), 8),
+        "pieces": splits.by_class(labels, 8, pieces=1, seed=3),
+        "alike": splits.dirichlet(labels, 8, alpha=1e6),
+        "skewed": splits.dirichlet(labels, 8, alpha=0.01),
+    }
+    for name, split in made.items():
+        np.testing.assert_array_equal(np.sort(np.concatenate(split)), np.arange(1003), name)
+        assert {len(part) for part in split} == {125, 126}
+    # An eighth of sorted examples of ten classes has three of them at most.
+    assert all((each > 0).sum() <= 3 for each in classes_of(made["pieces"], labels))
+    # Ten classes of about 12.5 examples in a node: shares of 1e6 all but equal them.
+    alike = np.array(classes_of(made["alike"], labels))
+    assert alike.min() > 0 and alike.max() < 30
+    # A node takes the larger part of its examples from two classes, as long as there are any.
+    first = classes_of(made["skewed"], labels)[:4]
+    assert all(np.sort(each)[-2:].sum() > 0.7 * each.sum() for each in first)
+    with pytest.raises(ValueError, match="an example for each node"):
+        splits.even(3, 4)
+    with pytest.raises(ValueError, match="`alpha` must be positive"):
+        splits.dirichlet(labels, 4, alpha=0)
