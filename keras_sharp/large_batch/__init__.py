@@ -1,0 +1,55 @@
+"""Whole methods for large batches, each a sentence: a user need not know the parts.
+
+A method is a function with the arguments of `rates.plain` (what else it takes has a default), where
+`learning_rate` is that of a training at `base_batch_size`. It returns a `Recipe`, which trains:
+
+```python
+from keras_sharp import large_batch
+
+recipe = large_batch.lars_legw(
+    8192, base_batch_size=256, learning_rate=2.0, examples=len(x), epochs=90
+)
+history = recipe.fit(model, loss, (x, y), metrics=["accuracy"])
+```
+"""
+
+from collections.abc import Callable
+
+from keras_sharp.large_batch.additions import (
+    adversarial,
+    augmentation,
+    con_adv,
+    conservative,
+    ghost_batch_norm,
+    sam,
+    swa,
+)
+from keras_sharp.large_batch.optimizers import auto_wu, lamb_legw, lars_legw, sngm
+from keras_sharp.large_batch.phases import growing_batch, post_local_sgd, warm_start
+from keras_sharp.large_batch.rates import linear_warm_up, plain, square_root
+from keras_sharp.large_batch.recipe import Recipe
+
+# Those that mean something on a single device too, so without `post_local_sgd`.
+METHODS: dict[str, Callable[..., Recipe]] = {
+    method.__name__: method
+    for method in (
+        plain,
+        square_root,
+        linear_warm_up,
+        lars_legw,
+        lamb_legw,
+        sngm,
+        auto_wu,
+        sam,
+        adversarial,
+        con_adv,
+        conservative,
+        augmentation,
+        ghost_batch_norm,
+        growing_batch,
+        warm_start,
+        swa,
+    )
+}
+
+__all__ = ["METHODS", "Recipe", "post_local_sgd", *METHODS]

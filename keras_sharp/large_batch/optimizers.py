@@ -1,0 +1,122 @@
+"""Methods that bring an optimizer of their own."""
+
+from keras_sharp.callbacks import AutoWU
+from keras_sharp.large_batch.rates import Rate, in_steps, steps_per_epoch
+from keras_sharp.large_batch.recipe import Recipe
+from keras_sharp.optimizers import LAMB, LARS, SNGM, AdamP
+from keras_sharp.schedules import LEGW, AutoWURate, square_root_scaling
+
+# 10 epochs at batch 32768, in the table of the authors' group for ImageNet; at 512:
+_WARMUP_EPOCHS = 0.15625
+
+
+def lars_legw(
+    batch_size: int,
+    *,
+    base_batch_size: int,
+    learning_rate: Rate,
+    examples: int,
+    epochs: int,
+    momentum: float = 0.9,
+    weight_decay: float | None = None,
+    warmup_epochs: float = _WARMUP_EPOCHS,
+) -> Recipe:
+    """Gives each layer a rate of its own, and warms up for the same number of steps at any batch.
+
+    LARS, its rate scaled by the square root of the batch. A rate for it is 1 to 10.
+
+    Args: Those of `rates.plain`, without `optimizer`, and `warmup_epochs`, the length of the
+        warm-up *at the base batch size*; at the larger batch it takes more epochs in proportion.
+
+    References:
+        - [You et al., 2017](https://arxiv.org/abs/1708.03888)
+        - [You et al., 2019](https://arxiv.org/abs/1901.08256)
+    """
+    steps = steps_per_epoch(examples, batch_size)
+    rate = LEGW(learning_rate, warmup_epochs, batch_size, base_batch_size, epochs, steps)
+    optimizer = LARS(rate, momentum, weight_decay=weight_decay)
+    return Recipe("lars_legw", optimizer, batch_size, epochs)
+
+
+def lamb_legw(
+    batch_size: int,
+    *,
+    base_batch_size: int,
+    learning_rate: Rate,
+    examples: int,
+    epochs: int,
+    momentum: float = 0.9,
+    weight_decay: float | None = None,
+    warmup_epochs: float = _WARMUP_EPOCHS,
+) -> Recipe:
+    """Gives each layer a rate of its own on top of ADAM, with the warm-up of `lars_legw`.
+
+    Args: Those of `lars_legw`; `momentum` is `beta_1`. A rate for it is 1e-3 to 1e-2.
+
+    References:
+        - [You et al., 2020](https://arxiv.org/abs/1904.00962)
+        - [You et al., 2019](https://arxiv.org/abs/1901.08256)
+    """
+    steps = steps_per_epoch(examples, batch_size)
+    rate = LEGW(learning_rate, warmup_epochs, batch_size, base_batch_size, epochs, steps)
+    optimizer = LAMB(rate, beta_1=momentum, weight_decay=weight_decay)
+    return Recipe("lamb_legw", optimizer, batch_size, epochs)
+
+
+def sngm(
+    batch_size: int,
+    *,
+    base_batch_size: int,
+    learning_rate: Rate,
+    examples: int,
+    epochs: int,
+    momentum: float = 0.9,
+    weight_decay: float | None = None,
+) -> Recipe:
+    """Takes steps whose length is the rate, however steep the loss is.
+
+    SNGM, its rate scaled by the square root of the batch, without a warm-up.
+
+    Args: Those of `rates.plain`, without `optimizer`. The rate is a length in the space of all
+        weights, no longer than a step: 0.1 to 1, as those of other optimizers don't carry over.
+
+    Note:
+        The square root is what the bound on its convergence suggests; the paper's own choices could
+        not be confirmed.
+
+    References:
+        - [Zhao et al., 2020](https://arxiv.org/abs/2007.13985)
+    """
+    scaled = square_root_scaling(learning_rate, batch_size, base_batch_size)
+    rate = in_steps(scaled, batch_size, examples, epochs)
+    optimizer = SNGM(rate, momentum, weight_decay=weight_decay)
+    return Recipe("sngm", optimizer, batch_size, epochs)
+
+
+def auto_wu(
+    batch_size: int,
+    *,
+    base_batch_size: int,
+    learning_rate: float,
+    examples: int,
+    epochs: int,
+    momentum: float = 0.9,
+    weight_decay: float | None = None,
+) -> Recipe:
+    """Raises the rate until the loss has passed its minimum, goes back there, and decays.
+
+    AdamP with `AutoWURate`, which finds the peak itself at any batch size. `learning_rate` says
+    where to look: from a hundredth of it on, up to a thousand times it. So 1e-3 is the paper's
+    range, 1e-5 to 1.
+
+    Args: Those of `rates.plain`, without `optimizer`; `momentum` is `beta_1`, and `learning_rate` a
+        number.
+
+    References:
+        - [Kim et al., 2021](https://arxiv.org/abs/2107.05855)
+    """
+    square_root_scaling(1.0, batch_size, base_batch_size)  # checks both, though neither counts
+    steps = steps_per_epoch(examples, batch_size)
+    rate = AutoWURate(epochs, steps, learning_rate / 100, learning_rate * 1000)
+    optimizer = AdamP(rate, beta_1=momentum, weight_decay=weight_decay)
+    return Recipe("auto_wu", optimizer, batch_size, epochs, callbacks=[AutoWU(rate)])

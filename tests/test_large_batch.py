@@ -1,0 +1,167 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sharp import large_batch
+from keras_sharp.layers import GhostBatchNormalization, SplitBatchNormalization
+from keras_sharp.training import SAM, Conservative
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+TRAINING = {"base_batch_size": 10, "learning_rate": 0.1, "examples": 100, "epochs": 10}
+LARGE = 50  # five times the base, two steps an epoch
+ROOT = 0.1 * 5**0.5  # the rate times the root of five
+
+
+def rates(recipe, steps):
+    """The learning rates of some steps; a constant one has no schedule."""
+    rate = recipe.optimizer._learning_rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return [float(rate(step)) for step in steps]
+    return [float(rate)] * len(steps)
+
+
+@pytest.mark.parametrize(
+    ("method", "own", "expected"),
+    [
+        ("plain", {}, [0.1, 0.1, 0.1, 0.1]),
+        ("square_root", {}, [ROOT] * 4),
+        # 2.5 of 10 epochs are 5 steps: 0.1 + 0.4 i / 5.
+        ("linear_warm_up", {}, [0.1, 0.18, 0.34, 0.5]),
+        ("sam", {"warmup_epochs": 2}, [0.1, 0.2, 0.4, 0.5]),
+        # 0.8 of an epoch of 10 steps are 8 steps: sqrt(5) 0.1 i / 8.
+        ("lars_legw", {"warmup_epochs": 0.8}, [0, ROOT / 8, 3 * ROOT / 8, ROOT]),
+        ("lamb_legw", {"warmup_epochs": 0.8}, [0, ROOT / 8, 3 * ROOT / 8, ROOT]),
+        ("sngm", {}, [ROOT] * 4),
+        # Ten of 20 steps from 0.001 to 100.
+        ("auto_wu", {}, [1e-3, 1e-3 * 10**0.5, 1e-3 * 10**1.5, 1e-3 * 10**4]),
+        ("conservative", {}, [1.0] * 4),
+        ("ghost_batch_norm", {}, [ROOT] * 4),
+        ("warm_start", {}, [0.1] * 4),
+    ],
+)  # fmt: skip
+def test_the_rates_by_hand(method, own, expected):
+    recipe = large_batch.METHODS[method](LARGE, **TRAINING, **own)
+    np.testing.assert_allclose(rates(recipe, [0, 1, 3, 8]), expected, rtol=1e-5)
+    assert recipe.name == method and recipe.epochs == 10
+
+
+def test_the_warm_up_of_legw_takes_the_same_steps_at_every_batch_size():
+    for batch_size in (5, 10, 20, 50):
+        recipe = large_batch.lars_legw(batch_size, **TRAINING, warmup_epochs=0.8)
+        peak = 0.1 * math.sqrt(batch_size / 10)
+        ramp = [peak * i / 8 for i in range(8)]
+        np.testing.assert_allclose(rates(recipe, range(10)), [*ramp, peak, peak], rtol=1e-5)
+
+
+def test_replicas_step_alone_after_a_whole_number_of_epochs():
+    recipe = large_batch.post_local_sgd(LARGE, **TRAINING, share=0.6, every=4)
+    assert recipe.communication.get_config() == {"every": 4, "after": 12}  # 6 epochs of 2 steps
+    linear = large_batch.linear_warm_up(LARGE, **TRAINING)
+    assert rates(recipe, range(20)) == rates(linear, range(20))
+    with pytest.raises(ValueError, match=r"`share` must be in \(0, 1\)"):
+        large_batch.post_local_sgd(LARGE, **TRAINING, share=1)
+
+
+def test_a_schedule_in_epochs_is_scaled_and_keeps_its_milestones():
+    decay = keras.optimizers.schedules.PiecewiseConstantDecay([4], [0.1, 0.01])
+    recipe = large_batch.square_root(LARGE, **TRAINING | {"learning_rate": decay})
+    expected = [0.1 * 5**0.5, 0.1 * 5**0.5, 0.01 * 5**0.5]
+    np.testing.assert_allclose(rates(recipe, [0, 8, 9]), expected, rtol=1e-5)
+
+
+def test_batches_that_grow():
+    growing = large_batch.growing_batch(LARGE, **TRAINING)
+    # Planned: 0.1, 0.02, 0.004 and 0.0008 at batch 10. Instead 50, the largest, takes the first.
+    assert growing.batch_size == {0: 10, 3: 50, 6: 50, 8: 50}
+    steps = [29, 30, 35, 36, 39, 40]  # three epochs of 10 steps, then of 2
+    np.testing.assert_allclose(rates(growing, steps), [0.1, 0.1, 0.1, 0.02, 0.02, 0.004], rtol=1e-5)
+    assert large_batch.warm_start(LARGE, **TRAINING).batch_size == {0: 10, 2: 50}
+
+
+def test_what_is_added():
+    made = {name: method(LARGE, **TRAINING) for name, method in large_batch.METHODS.items()}
+    assert isinstance(made["sam"].gradient, SAM) and made["sam"].gradient.rho == 0.05
+    assert isinstance(made["conservative"].gradient, Conservative)
+    assert made["conservative"].gradient.learning_rate == 0.1
+    assert made["con_adv"].gradient.tau == 1 and made["con_adv"].gradient.branch == "adversarial"
+    assert [name for name, each in made.items() if each.averages_from is not None] == ["swa"]
+    assert made["swa"].averages_from == 7
+    assert len({id(each.optimizer) for each in made.values()}) == len(made)
+
+
+@pytest.fixture
+def net():
+    def make(shape=(4,), normalized=True):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input(shape)
+        x = keras.layers.Dense(5)(keras.layers.Flatten()(inputs))
+        if normalized:
+            x = keras.layers.BatchNormalization(momentum=0.5)(x)
+        return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.ReLU()(x)))
+
+    return make
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 4)).astype("float32")
+    return x, np.argmax(x[:, :3], axis=1)
+
+
+@pytest.mark.parametrize("name", large_batch.METHODS)
+def test_each_trains(name, net, data):
+    kinds = {"ghost_batch_norm": GhostBatchNormalization, "con_adv": SplitBatchNormalization}
+    shape = (2, 2, 1) if name == "augmentation" else (4,)
+    x, y = data
+    model, data = net(shape, name in kinds), (x.reshape(-1, *shape), y)
+    recipe = large_batch.METHODS[name](LARGE, **TRAINING | {"epochs": 1})
+    before = model.get_weights()
+    history = recipe.fit(model, LOSS, data, jit_compile=False, verbose=0)
+    assert len(history.history["loss"]) == 1
+    trained = history.model
+    assert all(np.isfinite(weight).all() for weight in trained.get_weights())
+    assert np.abs(trained.trainable_weights[0].numpy() - before[0]).max() > 1e-6
+    if name in kinds:
+        (layer,) = [each for each in trained.layers if isinstance(each, kinds[name])]
+        assert getattr(layer, "virtual_batch_size", 10) == 10
+        np.testing.assert_array_equal(model.get_weights()[0], before[0])
+    else:
+        assert trained is model or name == "augmentation"
+    with pytest.raises(ValueError, match=rf"call.*`{name}` again"):
+        recipe.trainer(net(shape), LOSS)
+
+
+def test_swa_leaves_the_mean_of_the_last_epochs(net, data):
+    seen = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append(model.get_weights()[0])
+    )
+    model = net()
+    recipe = large_batch.swa(LARGE, **TRAINING | {"epochs": 4}, start=0.5)
+    arguments = {"metrics": ["accuracy"], "callbacks": [watch], "verbose": 0}
+    history = recipe.fit(model, LOSS, data, jit_compile=False, **arguments)
+    assert "accuracy" in history.history
+    np.testing.assert_allclose(model.get_weights()[0], (seen[2] + seen[3]) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "own", "message"),
+    [
+        ("plain", {"optimizer": "rmsprop"}, r"`optimizer` must be one of .*rmsprop"),
+        ("plain", {"base_batch_size": 0}, "`base_batch_size` must be positive"),
+        ("plain", {"epochs": 0}, "`epochs` must be an integer of at least 1"),
+        ("swa", {"start": 1.0}, r"`start` must be in \[0, 1\)"),
+        ("lars_legw", {"warmup_epochs": 2.0}, "The warm-up must be shorter than the training"),
+    ],
+)
+def test_what_is_refused(method, own, message):
+    with pytest.raises(ValueError, match=message):
+        large_batch.METHODS[method](LARGE, **TRAINING | own)
+
+
+def test_augmentation_wants_images(net):
+    with pytest.raises(ValueError, match=r"needs a model of images.* \(None, 4\)"):
+        large_batch.augmentation(LARGE, **TRAINING).trainer(net(), LOSS)
