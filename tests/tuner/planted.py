@@ -1,0 +1,98 @@
+"""A search whose trainings take no time: accuracies by a formula, with a known best rate."""
+
+import math
+
+from keras_sharp.tuner.processes import Outcome
+from keras_sharp.tuner.records import Records, write_json
+from keras_sharp.tuner.space import point_of
+
+EXAMPLES = 1000
+RATES = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32]
+
+
+def best_rate(batch_size):
+    """The best rate at the base batch falls with the batch: no scaling rule is perfect."""
+    return {32: 0.16, 64: 0.08, 128: 0.08, 256: 0.04, 512: 0.02}[batch_size]
+
+
+def accuracy(values, seed, epochs=20):
+    cost = {32: 0.0, 64: 0.0, 128: 0.002, 256: 0.008, 512: 0.03}[values["batch_size"]]
+    octaves = math.log2(values["learning_rate"] / best_rate(values["batch_size"]))
+    return 0.98 - cost - 0.01 * abs(octaves) - 0.05 / epochs + (0.001 if seed % 2 else -0.001)
+
+
+def a_record(values, seed, epochs, whole, **other):
+    found = accuracy(values, seed, epochs)
+    return {
+        "values": values,
+        "seed": seed,
+        "epochs": epochs,
+        "whole_epochs": whole,
+        "batch_size": values["batch_size"],
+        "micro_batch": None,
+        "replicas": 1,
+        "peak_learning_rate": values["learning_rate"] * math.sqrt(values["batch_size"] / 32),
+        "steps": epochs * math.ceil(EXAMPLES / values["batch_size"]),
+        "seconds": epochs * (0.1 + 10 / values["batch_size"]),
+        "train_loss": 0.1,
+        "train_accuracy": 1.0,
+        "validation_loss": 0.2,
+        "validation_accuracy": found,
+        "test_loss": 0.2,
+        "test_accuracy": found - 0.01,
+        "generalization_gap": 1 - found,
+        "sharpness": float(values["batch_size"]),
+        "noise_scale": 150.0 if values["batch_size"] == 32 else None,
+        **other,
+    }
+
+
+class Planted:
+    """Stands in for `processes.run`; counts what it is asked.
+
+    Args:
+        stop_at: Number of the training, from 1, in whose middle the search is stopped.
+        fails: Takes the values of a point; says why it fails, or None.
+        fits: Largest batch or part of one for which there is memory.
+    """
+
+    def __init__(self, stop_at=None, fails=lambda values: None, fits=10**9):
+        self.stop_at, self.fails, self.fits = stop_at, fails, fits
+        self.trained, self.parts = [], []
+
+    def __call__(self, function, task, *arguments, log):
+        if function.__name__ == "prepare":
+            space = task.space.for_examples(EXAMPLES)
+            return Outcome(
+                "finished",
+                {
+                    "data": {"name": "planted", "examples": [EXAMPLES], "digest": "0"},
+                    "examples": EXAMPLES,
+                    "space": space,
+                    "hyperparameters": space.hyperparameters().get_config(),
+                    "model": "planted",
+                    "weights": 1,
+                    "replicas": 1,
+                    "devices": ["CPU"],
+                },
+            )
+        config, epochs, micro_batch, _ = arguments
+        values = point_of(config["values"])
+        if reason := self.fails(values):
+            return Outcome("failed", reason=reason)
+        part = micro_batch or values["batch_size"]
+        self.parts.append(part)
+        if part > self.fits:
+            return Outcome("out of memory", reason="no memory")
+        records = Records(task.root)
+        for seed in task.seeds:
+            file = records.file(values, epochs, seed)
+            if file.exists():
+                continue
+            self.trained.append((file.parent.name, file.name))
+            if len(self.trained) == self.stop_at:
+                raise KeyboardInterrupt
+            whole = task.whole(values["batch_size"], EXAMPLES)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, a_record(values, seed, epochs, whole, micro_batch=micro_batch))
+        return Outcome("finished")

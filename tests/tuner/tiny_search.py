@@ -1,0 +1,68 @@
+"""A search small enough to be run for real, by processes that import this module or run it.
+
+python tiny_search.py FOLDER SECONDS     # SECONDS: how long each model takes to be built
+"""
+
+import multiprocessing
+import os
+import pathlib
+import sys
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_sharp import tuner
+
+
+def build(hp):
+    if "TINY_PIDS" in os.environ and "batch_size" in hp and hp.get("batch_size") == 16:
+        worker = multiprocessing.parent_process()
+        (pathlib.Path(os.environ["TINY_PIDS"]) / "trains 16").write_text(str(worker.pid))
+    time.sleep(float(os.environ.get("TINY_SECONDS", 0)))
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(hp.Choice("width", [6]), "relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dense(3),
+        ]
+    )
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def data():
+    random = np.random.default_rng(0)
+    pairs = []
+    for examples in (50, 30):
+        x = random.normal(size=(examples, 4)).astype("float32")
+        pairs.append((x, np.argmax(x[:, :3], axis=1).astype("int32")))
+    return tuple(pairs)
+
+
+ARGUMENTS = {
+    "build": build,
+    "data": data,
+    "epochs": 3,
+    "seeds": 2,
+    "base_batch_size": 8,
+    "batch_sizes": [16],
+    "learning_rates": [0.1],
+    "sharpness": False,
+    "max_gap": 1.0,
+}
+
+if __name__ == "__main__":
+    if "TINY_PIDS" in os.environ:
+        file = pathlib.Path(os.environ["TINY_PIDS"]) / os.environ["KERASTUNER_TUNER_ID"]
+        file.write_text(str(os.getpid()))
+    found = tuner.search(folder=sys.argv[1], **ARGUMENTS)
+    if found is not None:
+        assert found.batch_size == 16
+    # This is an error once a device is in use: those who train need them.
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    print("no device was touched")

@@ -1,0 +1,144 @@
+"""The files of a search. They alone say what is finished; each is written whole or not at all."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from keras_sharp.tuner.space import point_of
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+class Records:
+    """The folder of a search.
+
+        config.json                          what is searched
+        points/<point>/epochs-E.seed-S.json  a training that is finished
+        points/<point>/epochs-E.failed.json  why a point has none
+        points/<point>/log.txt               what its processes printed
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: str | os.PathLike):
+        self.root = pathlib.Path(root)
+
+    def begin(self, settings: dict[str, Any], details: dict[str, Any]) -> None:
+        """Makes the folder, or checks that it is of the same search.
+
+        Args:
+            settings: What decides the numbers.
+            details: More to write down.
+
+        Raises:
+            ValueError: If the folder is of another search; the message names the difference.
+        """
+        settings = json.loads(json.dumps(settings))
+        with self.locked(self.root):
+            if (self.root / "config.json").exists():
+                before = self.config["settings"]
+                changes = [
+                    f"{name} was {before.get(name)!r} and is now {settings.get(name)!r}"
+                    for name in sorted(before.keys() | settings.keys())
+                    if before.get(name) != settings.get(name)
+                ]
+                if changes:
+                    raise ValueError(
+                        f"{self.root} holds another search: {'; '.join(changes)}. "
+                        "Choose another folder, or the same settings again."
+                    )
+            else:
+                write_json(self.root / "config.json", {"settings": settings, **details})
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What `begin` wrote down.
+
+        Raises:
+            FileNotFoundError: If there is no search in the folder.
+        """
+        file = self.root / "config.json"
+        if not file.exists():
+            raise FileNotFoundError(f"There is no search in {self.root}: it has no config.json")
+        return json.loads(file.read_text(encoding="utf-8"))
+
+    def folder(self, values: dict[str, Any]) -> pathlib.Path:
+        """Returns the folder of a point."""
+        point = point_of(values)
+        text = json.dumps(point, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        name = f"batch-{point['batch_size']}.rate-{point['learning_rate']:.3g}.{digest}"
+        return self.root / "points" / name
+
+    def file(self, values: dict[str, Any], epochs: int, seed: int) -> pathlib.Path:
+        """Returns the file of a training."""
+        return self.folder(values) / f"epochs-{epochs}.seed-{seed}.json"
+
+    def of_point(
+        self, values: dict[str, Any], epochs: int, seeds: list[int]
+    ) -> list[dict[str, Any]]:
+        """Returns the records of a point that are there."""
+        files = [self.file(values, epochs, seed) for seed in seeds]
+        return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+
+    def failure_file(self, values: dict[str, Any], epochs: int) -> pathlib.Path:
+        """Returns the file that says why a point has failed."""
+        return self.folder(values) / f"epochs-{epochs}.failed.json"
+
+    def trainings(self) -> list[dict[str, Any]]:
+        """Returns the records of all finished trainings."""
+        return self._read("*.seed-*.json")
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Returns the points that failed."""
+        return self._read("*.failed.json")
+
+    def forget_failures(self) -> None:
+        """Has the points that failed tried again."""
+        for file in (self.root / "points").glob("*/*.failed.json"):
+            file.unlink(missing_ok=True)
+
+    def _read(self, pattern: str) -> list[dict[str, Any]]:
+        files = sorted((self.root / "points").glob(f"*/{pattern}"))
+        files = [file for file in files if not file.name.startswith("partial.")]
+        return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+    @staticmethod
+    @contextlib.contextmanager
+    def locked(folder: pathlib.Path) -> Iterator[None]:
+        """Waits until no other process is at work in a folder; it need not exist yet.
+
+        However a process ends, the system unlocks what it had locked.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "w") as lock:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def write_json(file: pathlib.Path, value: Any) -> None:
+    """Writes a file whole or not at all, whenever the program is stopped.
+
+    Raises:
+        ValueError: If a number is NaN or infinite.
+    """
+    write_text(file, json.dumps(value, indent=2, allow_nan=False))
+
+
+def write_text(file: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all, whenever the program is stopped."""
+    partial = file.with_name(f"partial.{os.getpid()}.{file.name}")
+    with open(partial, "w", encoding="utf-8", newline="") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(partial, file)

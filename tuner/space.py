@@ -1,0 +1,232 @@
+"""What a search looks through, and the training at each of its points."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
+
+import keras
+import keras_tuner
+
+from keras_sharp.arguments import integer, one_of, positive
+from keras_sharp.large_batch import METHODS, Recipe
+from keras_sharp.optimizers import LAMB, LARS, SNGM
+from keras_sharp.schedules import LEGW, WarmUp, linear_scaling, square_root_scaling
+from keras_sharp.training import ASAM, SAM, Conservative, Plain
+
+# Optimizers by name, each with the rates at the base batch that are tried where none are given.
+OPTIMIZERS: dict[str, tuple[Callable[..., keras.optimizers.Optimizer], tuple[float, ...]]] = {
+    "sgd": (lambda rate: keras.optimizers.SGD(rate, momentum=0.9), (0.03, 0.1, 0.3)),
+    "adam": (keras.optimizers.Adam, (3e-4, 1e-3, 3e-3)),
+    "lars": (lambda rate: LARS(rate, momentum=0.9), (1.0, 3.0, 10.0)),
+    "lamb": (LAMB, (1e-3, 3e-3, 1e-2)),
+    "sngm": (lambda rate: SNGM(rate, momentum=0.9), (0.03, 0.1, 0.3)),
+}
+GRADIENTS = {"plain": Plain, "sam": SAM, "asam": ASAM, "conservative": Conservative}
+SCALINGS = ("none", "linear", "sqrt", "legw")
+
+# Hyperband's own entries among the values of a trial.
+_OWN = "tuner/"
+
+
+class SpaceArguments(TypedDict, total=False):
+    """Arguments of `Space`."""
+
+    base_batch_size: int
+    batch_sizes: Sequence[int] | None
+    learning_rates: Sequence[float] | None
+    learning_rate_range: tuple[float, float] | None
+    scaling: str | Sequence[str] | None
+    optimizer: str | Sequence[str] | None
+    gradient: str | Sequence[str] | None
+    method: str | Sequence[str] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """Batch sizes times learning rates times what else has several choices.
+
+    The learning rate that is searched is that at the base batch; a scaling rule carries it to the
+    others, so that one number means the same at every batch size. From there it falls linearly to
+    0 over the training.
+
+    Args:
+        base_batch_size: The small batch, to which the others are compared.
+        batch_sizes: Larger ones; the base batch is always among them. Defaults to its doubles up to
+            the number of examples.
+        learning_rates: Rates at the base batch to choose from. Defaults to three that suit the
+            optimizer.
+        learning_rate_range: Instead of these the lowest and the highest; all between are searched,
+            on a logarithmic scale.
+        scaling: How the rate grows with the batch, one or several of `"none"`, `"linear"`, `"sqrt"`
+            and `"legw"`: the square root with a warm-up of the same number of steps at every batch
+            size, half the training at the largest.
+        optimizer: One or several of `"sgd"` (momentum 0.9), `"adam"`, `"lars"`, `"lamb"`, `"sngm"`.
+        gradient: The gradient rule, one or several of `"plain"`, `"sam"`, `"asam"` and
+            `"conservative"`.
+        method: Instead of these three: presets of `keras_sharp.large_batch` by name, which decide
+            all of them.
+
+    Raises:
+        ValueError: For a choice that is unknown, empty or of no use.
+    """
+
+    base_batch_size: int = 32
+    batch_sizes: Sequence[int] | None = None
+    learning_rates: Sequence[float] | None = None
+    learning_rate_range: tuple[float, float] | None = None
+    scaling: str | Sequence[str] | None = None
+    optimizer: str | Sequence[str] | None = None
+    gradient: str | Sequence[str] | None = None
+    method: str | Sequence[str] | None = None
+
+    def __post_init__(self):
+        base = integer("base_batch_size", self.base_batch_size)
+        self._set("base_batch_size", base)
+        if self.batch_sizes is not None:
+            sizes = {integer("batch_sizes", each) for each in _several(self.batch_sizes)}
+            if not sizes or min(sizes) < base:
+                raise ValueError(
+                    "`batch_sizes` must be some, none smaller than `base_batch_size`. Received: "
+                    f"batch_sizes={list(self.batch_sizes)}, base_batch_size={base}"
+                )
+            self._set("batch_sizes", tuple(sorted(sizes | {base})))
+        self._choose()
+        self._rates()
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _choose(self) -> None:
+        parts = ("scaling", "optimizer", "gradient")
+        if self.method is not None:
+            given = [name for name in parts if getattr(self, name) is not None]
+            if given:
+                raise ValueError(
+                    f"`method` decides {', '.join(parts)} as well, which must be left out. "
+                    f"Received: method={self.method!r} and {', '.join(given)}"
+                )
+            self._choices("method", self.method, tuple(METHODS))
+            return
+        self._choices("scaling", self.scaling or "sqrt", SCALINGS)
+        self._choices("optimizer", self.optimizer or "sgd", tuple(OPTIMIZERS))
+        self._choices("gradient", self.gradient or "plain", tuple(GRADIENTS))
+
+    def _choices(self, name: str, given: Any, allowed: tuple[str, ...]) -> None:
+        chosen = tuple(dict.fromkeys(one_of(name, each, allowed) for each in _several(given)))
+        if not chosen:
+            raise ValueError(f"`{name}` must not be empty. Received: {name}={given!r}")
+        self._set(name, chosen)
+
+    def _rates(self) -> None:
+        if self.learning_rate_range is not None:
+            if self.learning_rates is not None:
+                raise ValueError(
+                    "`learning_rates` and `learning_rate_range` must not both be given. Received: "
+                    f"{list(self.learning_rates)} and {list(self.learning_rate_range)}"
+                )
+            ends = tuple(positive("learning_rate_range", r) for r in self.learning_rate_range)
+            if len(ends) != 2 or ends[0] >= ends[1]:
+                raise ValueError(
+                    "`learning_rate_range` must be the lowest and the highest rate. "
+                    f"Received: learning_rate_range={list(self.learning_rate_range)}"
+                )
+            self._set("learning_rate_range", ends)
+            return
+        rates = self.learning_rates
+        if rates is None:
+            if self.method is not None or len(self.optimizer) > 1:
+                raise ValueError(
+                    "`learning_rates` or `learning_rate_range` must be given for methods and for "
+                    "several optimizers, which need not want the same"
+                )
+            rates = OPTIMIZERS[self.optimizer[0]][1]
+        rates = tuple(sorted({positive("learning_rates", each) for each in _several(rates)}))
+        if not rates:
+            raise ValueError("`learning_rates` must not be empty. Received: learning_rates=[]")
+        self._set("learning_rates", rates)
+
+    def for_examples(self, examples: int) -> "Space":
+        """Returns the same space with its batch sizes known.
+
+        Raises:
+            ValueError: If a batch is larger than the data.
+        """
+        sizes = self.batch_sizes
+        if sizes is None:
+            doublings = max(0, int(math.log2(max(1, examples / self.base_batch_size))))
+            sizes = tuple(self.base_batch_size * 2**n for n in range(doublings + 1))
+        if max(sizes) > examples:
+            raise ValueError(
+                "A batch must be at most the number of training examples. "
+                f"Received: a batch of {max(sizes)} of {examples} examples"
+            )
+        return dataclasses.replace(self, batch_sizes=sizes)
+
+    def hyperparameters(self) -> keras_tuner.HyperParameters:
+        """Returns the space as keras-tuner has it; each default is that of the reference."""
+        hp = keras_tuner.HyperParameters()
+        hp.Choice("batch_size", list(self.batch_sizes), default=self.base_batch_size)
+        if self.learning_rate_range is not None:
+            low, high = self.learning_rate_range
+            hp.Float("learning_rate", low, high, sampling="log", default=math.sqrt(low * high))
+        else:
+            middle = self.learning_rates[(len(self.learning_rates) - 1) // 2]
+            hp.Choice("learning_rate", list(self.learning_rates), default=middle)
+        for name in ("method", "optimizer", "gradient", "scaling"):
+            if getattr(self, name) is not None:
+                hp.Choice(name, list(getattr(self, name)))
+        return hp
+
+    def schedule(self, values: dict[str, Any], examples: int, epochs: int) -> WarmUp:
+        """Returns the learning rate of a training at one point, in steps.
+
+        Args:
+            values: The point.
+            examples: Number of training examples.
+            epochs: Length of the whole training.
+        """
+        batch, base = values["batch_size"], self.base_batch_size
+        rate, steps = float(values["learning_rate"]), math.ceil(examples / batch)
+        falling = lambda peak: keras.optimizers.schedules.PolynomialDecay(peak, epochs, 0.0)  # noqa: E731
+        if values["scaling"] == "legw":
+            warm_up = epochs / 2 * base / max(self.batch_sizes)
+            return LEGW(falling(rate), warm_up, batch, base, epochs, steps)
+        scaled = {"none": lambda r, *_: r, "linear": linear_scaling, "sqrt": square_root_scaling}
+        return WarmUp(falling(scaled[values["scaling"]](rate, batch, base)), 0, epochs, steps)
+
+    def recipe(self, values: dict[str, Any], examples: int, epochs: int) -> Recipe:
+        """Returns the training at one point; a strategy must be open, if there is one.
+
+        Args:
+            values: The point.
+            examples: Number of training examples.
+            epochs: Length of the whole training.
+        """
+        if self.method is not None:
+            return METHODS[values["method"]](
+                values["batch_size"],
+                base_batch_size=self.base_batch_size,
+                learning_rate=float(values["learning_rate"]),
+                examples=examples,
+                epochs=epochs,
+            )
+        make, _ = OPTIMIZERS[values["optimizer"]]
+        return Recipe(
+            name=values["optimizer"],
+            optimizer=make(self.schedule(values, examples, epochs)),
+            batch_size=values["batch_size"],
+            epochs=epochs,
+            gradient=GRADIENTS[values["gradient"]](),
+        )
+
+
+def point_of(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values of a trial without what is Hyperband's own."""
+    return {name: value for name, value in values.items() if not name.startswith(_OWN)}
+
+
+def _several(given: Any) -> Sequence[Any]:
+    if isinstance(given, str | int | float):
+        return (given,)
+    return tuple(given)

@@ -1,0 +1,95 @@
+"""Chief and workers of one search, started and kept alive."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+# The status of a command that was called in the wrong way: it would end so again.
+_MISTAKE = 2
+
+_GRACE_SECONDS = 60.0
+
+
+def supervise(
+    command: Sequence[str],
+    ids: Sequence[str] = ("chief", "tuner0", "tuner1"),
+    *,
+    address: str | None = None,
+    restarts: int = 10,
+) -> int:
+    """Runs a program that searches as keras-tuner's chief and workers, until the search is done.
+
+    Each is a process of its own with keras-tuner's environment variables. One that dies is started
+    again under its own id: the chief then hands it the trial it had, which goes on from the last
+    finished epoch. Without that the chief would wait for ever. A chief is started again only where
+    it was killed, and its workers with it, if they are done.
+
+    On several machines call this on each with the same address, which is the chief's, different
+    ids, and a folder that all share.
+
+    Args:
+        command: Program and arguments, such as `[sys.executable, "my_search.py"]`.
+        ids: Which to run here: `"chief"`, and workers by any other names.
+        address: `host:port` of the chief. Defaults to a free port of this machine.
+        restarts: How often each may be started again.
+
+    Returns:
+        The status of the chief, or of the first that could not be kept alive; 0 if all went well.
+
+    Raises:
+        ValueError: For no ids, the same id twice, or an address without a port.
+    """
+    if not ids or len(set(ids)) < len(ids):
+        raise ValueError(f"`ids` must be some, each of them once. Received: ids={list(ids)}")
+    host, _, port = (address or _free_address()).rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f'`address` must be "host:port". Received: address={address!r}')
+
+    def start(name: str) -> subprocess.Popen:
+        chief = {"KERASTUNER_ORACLE_IP": host, "KERASTUNER_ORACLE_PORT": port}
+        return subprocess.Popen(
+            list(command), env=os.environ | chief | {"KERASTUNER_TUNER_ID": name}
+        )
+
+    running = {name: start(name) for name in ids}
+    left = dict.fromkeys(ids, restarts)
+    chief_ended = None
+    try:
+        while running:
+            time.sleep(0.1)
+            for name, process in list(running.items()):
+                status = process.poll()
+                if status is None:
+                    continue
+                del running[name]
+                is_chief = "chief" in name
+                # What a chief raises is the end of the search, and a mistake would be one again.
+                again = status < 0 if is_chief else status not in (0, _MISTAKE)
+                if again and left[name] and chief_ended is None:
+                    left[name] -= 1
+                    print(f"{name} ended with status {status}: started again", file=sys.stderr)
+                    # A new chief hands out all work again; what is finished is only looked up.
+                    for each in ids if is_chief else [name]:
+                        if each not in running:
+                            running[each] = start(each)
+                elif status and chief_ended is None:
+                    return status
+                elif is_chief:
+                    chief_ended = time.monotonic()
+            if chief_ended and time.monotonic() - chief_ended > _GRACE_SECONDS:
+                break  # there is nobody left whom the workers could ask
+        return 0
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+
+
+def _free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
