@@ -76,7 +76,8 @@ def load(name: str, *, data_dir: str | os.PathLike | None = None, download: bool
 
     Raises:
         FileNotFoundError: If the data are not there and cannot be downloaded; it says what to do.
-        ValueError: If there is no such data set, or if prepared files are not of the form above.
+        ValueError: If there is no such data set, or if prepared files are damaged or not of the
+            form above.
 
     Example:
         >>> load("digits").x_train.shape
@@ -111,6 +112,7 @@ def _digits() -> list[np.ndarray]:
 def _images(name: str, folder: pathlib.Path | None, download: bool) -> list[np.ndarray]:
     """Returns a data set of TFDS, prepared first if it must and may be."""
     # Imported here: it takes a second, and digits needs none of it.
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=folder, try_gcs=False)
@@ -120,7 +122,13 @@ def _images(name: str, folder: pathlib.Path | None, download: bool) -> list[np.n
     arrays = []
     for split in ("train", "test"):
         # One batch of everything: decoded by TensorFlow in parallel, no Python per image.
-        images, labels = builder.as_dataset(split=split, batch_size=-1, as_supervised=True)
+        try:
+            images, labels = builder.as_dataset(split=split, batch_size=-1, as_supervised=True)
+        except tf.errors.OpError as error:
+            raise ValueError(
+                f"The prepared {name} in {builder.data_path} is damaged ({error}). Delete that "
+                "folder and load it again."
+            ) from error
         arrays += [np.divide(images.numpy(), 255, dtype=np.float32), np.int32(labels.numpy())]
     return arrays
 
@@ -139,7 +147,7 @@ def _prepare(builder: Any, name: str, folder: pathlib.Path, download: bool) -> N
     try:
         _reach(_SOURCES[name])
         builder.download_and_prepare()
-    except OSError as error:  # what urllib and requests raise, and a full disk
+    except Exception as error:  # TFDS has many of its own, for servers, checksums and archives
         raise FileNotFoundError(
             f"There is no prepared {name} in {folder}, and it could not be downloaded ({error}). "
             f"{remedy}"

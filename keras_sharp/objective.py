@@ -1,9 +1,10 @@
 """The function of the weights that every measure is a number of."""
 
+import contextlib
 import copy
 import itertools
-from collections.abc import Iterator
-from typing import Any, TypedDict, Unpack
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -77,6 +78,8 @@ class Objective:
         self._penalties = penalties
         self._strategy = model.distribute_strategy
         self._divisors: np.ndarray | None = None
+        self._centre: np.ndarray | None = None
+        self._known: dict[str, Any] = {}
         self._add = tf.function(
             lambda total, part: total + tf.cast(part, tf.float64), autograph=False
         )
@@ -111,8 +114,13 @@ class Objective:
 
     @property
     def rounding(self) -> float:
-        """Relative rounding of the weights' floating type; in mixed precision `f` is less exact."""
-        return float(np.finfo(self._flat.dtype.as_numpy_dtype).eps)
+        """Relative rounding of the coarsest floating type that weights or layers compute in.
+
+        That of bfloat16 if a single layer does: `f` is no more exact than its coarsest step.
+        """
+        layers = self._model._flatten_layers()
+        kinds = {self._flat.dtype.name, *(layer.compute_dtype for layer in layers)}
+        return max(_rounding(kind) for kind in kinds if "float" in kind)
 
     @property
     def segments(self) -> dict[str, slice]:
@@ -158,7 +166,9 @@ class Objective:
             ValueError: For a vector of another length, labels that are no class, data that are not
                 the same as before, and sample weights or a mask that leave nothing to average over.
         """
-        return self._summed(self._pass.value, self._vector(weights))[0]
+        return self._once(
+            "value", weights, lambda vector: self._summed(self._pass.value, vector)[0]
+        )
 
     def evaluate(
         self,
@@ -222,7 +232,10 @@ class Objective:
         Raises:
             ValueError: As `value`.
         """
-        vector = self._vector(weights)
+        value, gradient = self._once("gradient", weights, self._value_and_gradient)
+        return value, gradient if isinstance(weights, tf.Tensor) else gradient.numpy()
+
+    def _value_and_gradient(self, vector: tf.Tensor) -> tuple[float, tf.Tensor]:
         factors = tf.constant(self._factors())
         numerators, total = 0.0, None
         for results, batch in self._over_batches(self._pass.gradient, vector, factors):
@@ -230,8 +243,7 @@ class Objective:
             self._check_labels(in_range, batch)
             numerators = numerators + part.numpy()
             total = tf.cast(gradient, tf.float64) if total is None else self._add(total, gradient)
-        value = float(np.sum(self._factors() * numerators))
-        return value, total if isinstance(weights, tf.Tensor) else total.numpy()
+        return float(np.sum(self._factors() * numerators)), total
 
     def gradients(
         self,
@@ -305,8 +317,20 @@ class Objective:
         for batch in self._batches.regrouped(examples):
             part = copy.copy(self)
             part._batches = EvaluationBatches(batch, examples)
-            part._divisors = None
+            part._divisors, part._centre = None, None
             yield part
+
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """While open, during which nobody may change the model, `f` at its weights is known.
+
+        The value there and the gradient, with which most measures begin, are computed once.
+        """
+        self._centre, self._known = self.weights, {}
+        try:
+            yield
+        finally:
+            self._centre, self._known = None, {}
 
     def predict(self, weights: np.ndarray | tf.Tensor | None = None) -> Any:
         """Returns the model's outputs at `w` in this BatchNormalization mode.
@@ -361,6 +385,18 @@ class Objective:
             self._divisors = self._checked_divisors(masses)
         return float(np.sum(self._factors() * numerators)), others
 
+    def _once(
+        self, name: str, weights: np.ndarray | tf.Tensor | None, compute: Callable[[tf.Tensor], Any]
+    ) -> Any:
+        """Returns `compute(weights)`, while at rest only once at the model's weights."""
+        vector = self._vector(weights)
+        resting = self._centre is not None
+        if not resting or not (weights is None or np.array_equal(weights, self._centre)):
+            return compute(vector)
+        if name not in self._known:
+            self._known[name] = compute(vector)
+        return self._known[name]
+
     def _vector(self, weights: np.ndarray | tf.Tensor | None) -> tf.Tensor:
         return _checked_vector(self.weights if weights is None else weights, self._flat)
 
@@ -375,9 +411,9 @@ class Objective:
         divisors = np.where(sums, 1.0, masses)
         if not np.all(divisors > 0):
             raise ValueError(
-                "`data` must give every loss something to average over: the sample weights or the "
-                f"mask add up to {divisors.min()} for "
-                f"{self._pass.terms[int(divisors.argmin())].name!r}."
+                "`data` must give every loss something to average over, and sample weights and "
+                f"mask leave nothing. Received: a sum of {divisors.min()} for "
+                f"{self._pass.terms[int(divisors.argmin())].name!r}"
             )
         return divisors
 
@@ -390,55 +426,13 @@ class Objective:
             lambda leaf: leaf.shape[-1], self._pass.outputs(self._vector(None), batch)
         )
         raise ValueError(
-            "Labels must be integers from 0 to the number of classes - 1. "
-            f"Received: labels from {ranges}; classes: {outputs}"
+            "Labels must be integers from 0 to the number of classes - 1, those of a binary loss "
+            f"from 0 to 1. Received: labels from {ranges}; classes: {outputs}"
         )
 
 
-class FunctionArguments(TypedDict, total=False):
-    """The keyword arguments of `Objective`, which every measure passes on."""
-
-    loss: Any
-    batch_norm: str
-    batch_size: int | None
-    penalties: bool
-    check_data: bool
-
-
-def objective_of(
-    model: keras.Model | Objective, ds: Any = None, **function: Unpack[FunctionArguments]
-) -> Objective:
-    """Returns the function that a measure is asked about.
-
-    Args:
-        model: A model, or an `Objective`, which is returned.
-        ds: The data, with a model.
-        **function: Keyword arguments of `Objective`, with a model.
-
-    Raises:
-        TypeError: If there are no data, or there are arguments beside an `Objective`.
-        ValueError: As `Objective`.
-    """
-    unknown = set(function) - set(FunctionArguments.__annotations__)
-    if unknown:
-        raise TypeError(
-            f"A measure takes its own arguments and {sorted(FunctionArguments.__annotations__)}. "
-            f"Received: {sorted(unknown)}"
-        )
-    if isinstance(model, Objective):
-        if ds is not None or function:
-            given = sorted(function) if ds is None else ["ds", *sorted(function)]
-            raise TypeError(
-                "An `Objective` has its data and settings already: leave them out, or pass the "
-                f"model. Received: {given}"
-            )
-        return model
-    if not isinstance(model, keras.Model) or ds is None:
-        raise TypeError(
-            "A measure takes a Keras model and its data, or an `Objective` alone. Received: "
-            f"model={type(model).__name__}, ds={type(ds).__name__}"
-        )
-    return Objective(model, ds, **function)
+def _rounding(kind: str) -> float:
+    return float(np.spacing(tf.as_dtype(kind).as_numpy_dtype(1)))
 
 
 def _checked_vector(vector: np.ndarray | tf.Tensor, flat: FlatVariables) -> tf.Tensor:

@@ -7,7 +7,6 @@ import pathlib
 import time
 
 import keskar_tables
-import numpy as np
 import rich.console
 import tensorflow as tf
 from keskar_tables import EPSILONS, REGIMES, SUBSPACE_DIMS
@@ -197,15 +196,13 @@ class Experiment:
 
     def accuracy(self, objectives: dict[str, Objective]) -> tuple[str, str]:
         """Returns a record of accuracies in percent and losses, and a few words."""
-        labels = {"train": self.data.y_train, "test": self.data.y_test}
-        percent = {
-            part: 100 * float(np.mean(np.argmax(objective.predict(), axis=-1) == labels[part]))
-            for part, objective in objectives.items()
-        }
+        losses, percent = {}, {}
+        for part, objective in objectives.items():
+            losses[f"{part}_loss"], share = objective.evaluate()
+            percent[part] = 100 * share
         record = {
             **percent,
-            "train_loss": objectives["train"].value(),
-            "test_loss": objectives["test"].value(),
+            **losses,
             "objective": {part: objective.settings for part, objective in objectives.items()},
             "versions": versions(),
             "hardware": hardware(),

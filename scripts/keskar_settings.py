@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 from keskar_training import batch_sizes
+from positive import positive
 
 from keras_sharp.networks import NETWORKS
 
@@ -16,14 +17,6 @@ DEFAULTS = {
 }
 # What decides the trained weights: an output folder holds the results of one choice of these.
 TRAINING_SETTINGS = ("data", "small_batch", "large_batch", "epochs", "seed", "limit")
-
-
-def positive(text: str) -> int:
-    """Returns the number in an argument, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be positive, not {value}")
-    return value
 
 
 def make_parser(

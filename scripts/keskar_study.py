@@ -3,7 +3,7 @@
 import argparse
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from keras_sharp.results import PathResult
 
 TRIAL = 1  # the paper's figures are of one training each
 EPSILON = 1e-3
+# BatchNormalization as in the authors' code.
+MEASURING = {"epsilon": EPSILON, "batch_norm": "batch", "batch_size": EVALUATION_BATCH}
 _SNAPSHOTS = 10
 
 
@@ -125,7 +127,7 @@ class Study:
         """Takes note of what is not done yet, for the time left."""
         left = self.display.plan.left
         for run in runs:
-            if not self.folder.is_trained(self.network, TRIAL, run.name):
+            if not self._is_trained(run):
                 left[self.network, run.name] += self.settings.epochs
         for run, epoch in points:
             if not self._path(run, f"epoch-{epoch}.json").exists():
@@ -133,7 +135,7 @@ class Study:
 
     def train(self, run: Run) -> None:
         """Trains, unless it was done."""
-        if self.folder.is_trained(self.network, TRIAL, run.name):
+        if self._is_trained(run):
             return
         start = None if run.start is None else read_arrays(self._weights(*run.start))
         title = f"{self.network} {run.name} (batch {run.batch_size})"
@@ -195,8 +197,7 @@ class Study:
 
     def keep(self, run: Run, epoch: int, weights: list[np.ndarray]) -> None:
         """Keeps the weights of a run after an epoch, if anything is drawn from them."""
-        ends = 0, self.settings.epochs
-        if epoch in (self.snapshots if run in (self.small, self.large) else ends):
+        if epoch in self._kept(run):
             write_arrays(self._weights(run.name, epoch), weights)
 
     def start(self, run: Run) -> list[np.ndarray] | None:
@@ -204,12 +205,22 @@ class Study:
         file = self._weights(run.name, 0)
         return read_arrays(file) if file.exists() else None
 
+    def _kept(self, run: Run) -> Sequence[int]:
+        """Returns the epochs of a run after which its weights are kept."""
+        return self.snapshots if run in (self.small, self.large) else (0, self.settings.epochs)
+
+    def _is_trained(self, run: Run) -> bool:
+        """Returns whether a run is finished, and all weights that are kept of it are there."""
+        return self.folder.is_trained(self.network, TRIAL, run.name) and all(
+            self._weights(run.name, epoch).exists() for epoch in self._kept(run)
+        )
+
     def _measuring(self) -> tuple[keras.Model, Objective, Objective]:
         """Returns a model for measuring, and its loss on training and test data; traced once."""
         if self._measured is None:
             model, data = self._training.build(), self.data
             parts = (data.x_train, data.y_train), (data.x_test, data.y_test)
-            options = {"batch_norm": "batch", "batch_size": EVALUATION_BATCH}
+            options = {name: MEASURING[name] for name in ("batch_norm", "batch_size")}
             self._measured = model, *(Objective(model, part, LOSS, **options) for part in parts)
         return self._measured
 

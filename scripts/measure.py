@@ -24,6 +24,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import rich.console
+from positive import positive
+from run_folder import write
 
 from keras_sharp import datasets
 from keras_sharp.measures.report import DEFAULT, MEASURES, measure
@@ -54,13 +56,6 @@ def choice(text: str) -> tuple[str, dict[str, Any]] | str:
         except (ValueError, SyntaxError):
             options[option] = value  # a word, such as sign-ascent
     return name, options
-
-
-def positive(text: str) -> int:
-    """Reads a whole number above 0."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number above 0")
-    return int(text)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -226,7 +221,8 @@ def check_output(file: pathlib.Path | None) -> None:
         raise SystemExit(f"--output {file} must be a file in a folder that can be written to.")
 
 
-def write(file: pathlib.Path, settings: argparse.Namespace, reports: list[Report]) -> None:
+def as_json(settings: argparse.Namespace, reports: list[Report]) -> str:
+    """Returns the reports, and what they are of."""
     content = {
         "model": str(settings.model),
         "dataset": settings.dataset,
@@ -234,7 +230,7 @@ def write(file: pathlib.Path, settings: argparse.Namespace, reports: list[Report
         "limit": settings.limit,
         "reports": [json.loads(report.to_json()) for report in reports],
     }
-    file.write_text(json.dumps(content, indent=2) + "\n")
+    return json.dumps(content, indent=2) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -261,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(report)
         reports.append(report)
         if settings.output:  # after each, so that a failure of the next one loses nothing
-            write(settings.output, settings, reports)
+            write(settings.output, as_json(settings, reports))
     return 1 if any(report.failures for report in reports) else 0
 
 

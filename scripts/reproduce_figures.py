@@ -10,16 +10,19 @@ From the paper's networks on the paper's data (TensorFlow Datasets downloads the
     python scripts/reproduce_figures.py 2 3 6 7 distance --networks F1 C1
 
 2 training curves, 3 linear path, 4 batch sizes, 5 warm start, 6 sharpness against loss, 7 curved
-path, and `distance`. Each becomes a PNG, an SVG and its numbers as CSV. Every piece of work is
-saved when it is finished, and the same command goes on where it stopped.
+path, and `distance`. Each becomes a PNG, an SVG, its numbers as CSV, and what they were made with
+as JSON. Every piece of work is saved when it is finished, and the same command goes on where it
+stopped.
 """
 
 import argparse
 import csv
 import io
+import json
 import os
 import pathlib
 import sys
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "agg")  # pictures go into files
@@ -30,9 +33,9 @@ import rich.console
 from keskar_experiment import FAILURES, data_name
 from keskar_figures import FIGURES, Figure, Row
 from keskar_settings import DIGITS, PAPER, TRAINING_SETTINGS, make_parser, resolve
-from keskar_study import Study
+from keskar_study import MEASURING, Study
 from keskar_training import make_optimizer
-from run_folder import RunFolder, locked, write
+from run_folder import RunFolder, locked, versions, write
 from run_progress import Display, Plan, make_console
 from run_until_stopped import until_stopped
 
@@ -51,9 +54,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return settings
 
 
+def training_settings(settings: argparse.Namespace) -> dict[str, Any]:
+    """Returns the settings that decide the trained weights."""
+    return {name: getattr(settings, name) for name in TRAINING_SETTINGS}
+
+
 def reproduce(settings: argparse.Namespace, console: rich.console.Console) -> int:
     """Draws what is asked for; returns the exit status, 1 if nothing could be drawn."""
-    training = {name: getattr(settings, name) for name in TRAINING_SETTINGS}
+    training = training_settings(settings)
     optimizer = keras.optimizers.serialize(make_optimizer())["config"]
     drawn, failures = [], []
     with locked(settings.output):
@@ -76,7 +84,7 @@ def reproduce(settings: argparse.Namespace, console: rich.console.Console) -> in
                 for name in settings.figures:
                     try:
                         drawn.append(draw(name, FIGURES[name], study))
-                        display.say(f"{drawn[-1]}.png, .svg and .csv")
+                        display.say(f"{drawn[-1]}.png, .svg, .csv and .json")
                     except FAILURES as error:
                         failures.append(f"{network}, figure {name}: {error}")
     for failure in failures:
@@ -100,7 +108,23 @@ def draw(name: str, figure: Figure, study: Study) -> pathlib.Path:
     finally:
         plt.close(picture)
     write(stem.with_name(f"{stem.name}.csv"), as_csv(rows))
+    write(stem.with_name(f"{stem.name}.json"), json.dumps(record(name, figure, study), indent=2))
     return stem
+
+
+def record(name: str, figure: Figure, study: Study) -> dict[str, Any]:
+    """Returns what a figure shows, and the settings and versions it was made with."""
+    return {
+        "figure": name,
+        "title": figure.title,
+        "network": study.network,
+        "data": study.data.name,
+        "examples": {"train": len(study.data.x_train), "test": len(study.data.x_test)},
+        "runs": [run._asdict() for run in figure.runs(study)],
+        "training": training_settings(study.settings),
+        "measuring": MEASURING,
+        "versions": versions(),
+    }
 
 
 def as_csv(rows: list[Row]) -> str:

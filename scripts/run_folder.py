@@ -6,6 +6,8 @@ import json
 import os
 import pathlib
 import platform
+import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -150,9 +152,14 @@ def write_arrays(file: pathlib.Path, arrays: list[np.ndarray]) -> None:
 
 
 def read_arrays(file: pathlib.Path) -> list[np.ndarray]:
-    """Returns the arrays that `write_arrays` wrote, in their order."""
-    with np.load(file) as arrays:
-        return [arrays[f"arr_{number}"] for number in range(len(arrays.files))]
+    """Returns the arrays that `write_arrays` wrote, in their order; else ends with a remedy."""
+    try:
+        with open(file, "rb") as stream, np.load(stream) as arrays:
+            return [arrays[f"arr_{number}"] for number in range(len(arrays.files))]
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise SystemExit(
+            f"{file} cannot be read ({error}). Delete it, and its training is done again."
+        ) from error
 
 
 def _replace(partial: pathlib.Path, file: pathlib.Path) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -35,6 +35,21 @@ def tfds_dir() -> str:
     if not folder:
         pytest.skip("TFDS_DATA_DIR is unset: no folder of prepared MNIST and CIFAR-10")
     return folder
+
+
+@pytest.fixture
+def replicas() -> Callable[[int], tf.distribute.Strategy]:
+    """A strategy of n CPU replicas; of one: none."""
+
+    def strategy(n):
+        if n == 1:
+            return tf.distribute.get_strategy()
+        # TensorFlow numbers the collectives of all strategies alike: those of the next one in this
+        # process would join the last one's.
+        tf.distribute.MirroredStrategy._collective_key_base += 1000
+        return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(n)])
+
+    return strategy
 
 
 @pytest.fixture

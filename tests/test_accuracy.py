@@ -24,6 +24,7 @@ def dense(outputs, activation=None):
 
 X = np.random.default_rng(0).normal(size=(23, 4)).astype("f4")
 LABELS = np.random.default_rng(1).integers(0, 3, 23)
+SEVERAL = np.random.default_rng(2).integers(0, 2, (23, 3)).astype("f4")
 
 
 @pytest.mark.parametrize(
@@ -34,9 +35,13 @@ LABELS = np.random.default_rng(1).integers(0, 3, 23)
         (dense(3), np.eye(3)[LABELS], K.CategoricalCrossentropy(from_logits=True), None),
         (dense(3, "softmax"), np.eye(3)[LABELS], K.CategoricalFocalCrossentropy(), None),
         (dense(1, "sigmoid"), (LABELS > 0)[:, None] * 1.0, "binary_crossentropy", None),
+        (dense(1, "sigmoid"), LABELS > 0, "binary_crossentropy", None),
+        # Of several binary outputs, Keras asks which is the largest.
+        (dense(3, "sigmoid"), SEVERAL, "binary_crossentropy", None),
+        (dense(3), SEVERAL, K.BinaryCrossentropy(from_logits=True), None),
         (
-            dense(3),
-            np.eye(3)[LABELS],
+            dense(1),
+            (LABELS > 0)[:, None] * 1.0,
             K.BinaryCrossentropy(from_logits=True),
             keras.metrics.BinaryAccuracy(threshold=0.0),
         ),

@@ -1,4 +1,5 @@
 import pathlib
+import shutil
 import socket
 import time
 import urllib.error
@@ -97,6 +98,30 @@ def test_images_that_are_not_there(name, tmp_path, no_network):
     assert time.monotonic() - began < 30  # TFDS alone tries for minutes
     for part in ("Name or service not known", "download_and_prepare()", "`data_dir`"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("trouble", [Exception("HTTP code: 503"), OSError("No space left")])
+def test_images_that_a_server_does_not_give(trouble, tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def fail(builder, *arguments, **keywords):
+        raise trouble
+
+    monkeypatch.setattr(datasets, "_reach", lambda address: None)
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
+    with pytest.raises(
+        FileNotFoundError, match=f"could not be downloaded \\({trouble}\\).*data_dir"
+    ):
+        load("cifar10", data_dir=tmp_path)
+
+
+def test_prepared_images_that_are_damaged(tfds_dir, tmp_path):
+    shutil.copytree(pathlib.Path(tfds_dir) / "mnist", tmp_path / "mnist")
+    (shard,) = (tmp_path / "mnist").rglob("*train.tfrecord*")
+    shard.chmod(0o600)
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="prepared mnist in .* is damaged .* Delete that folder"):
+        load("mnist", data_dir=tmp_path)
 
 
 def test_a_host_that_answers_with_an_error_is_there(monkeypatch):

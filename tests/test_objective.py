@@ -335,6 +335,18 @@ def test_mixed_precision_with_weights_of_its_own():
     assert objective.value() == pytest.approx(float(crossentropy()(y, outputs)), rel=1e-6)
 
 
+def test_rounding_is_that_of_the_coarsest_layer(float64):
+    def rounding(*policies):
+        layers = [L.Dense(2, dtype=policy) for policy in policies]
+        return Objective(keras.Sequential([keras.Input((3,)), *layers]), data, "mse").rounding
+
+    data = np.ones((4, 3)), np.ones((4, 2))
+    assert rounding("float64", "float64") == 2.0**-52
+    assert rounding("float64", "float32") == 2.0**-23
+    assert rounding("mixed_float16", "float32") == 2.0**-10
+    assert rounding("float32", "mixed_bfloat16", "mixed_float16") == 2.0**-7
+
+
 def test_value_repeats_to_the_bit():
     objective = Objective(conv_net(), conv_data(500), batch_size=200)
     first, second = objective.value_and_gradient(), objective.value_and_gradient()

@@ -7,8 +7,9 @@ from typing import Any, Unpack
 import keras
 
 from keras_sharp.arguments import integer
+from keras_sharp.function_arguments import FunctionArguments
 from keras_sharp.measures.report import Choice, choose, measure
-from keras_sharp.objective import FunctionArguments, Objective
+from keras_sharp.objective import Objective
 from keras_sharp.results.report import Report, value_of
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sharp.arguments import integer
+from keras_sharp.function_arguments import FunctionArguments
 from keras_sharp.normalization import batch_normalizations, moving_statistics
-from keras_sharp.objective import FunctionArguments, Objective
+from keras_sharp.objective import Objective
 from keras_sharp.weights import FlatVariables
 
 

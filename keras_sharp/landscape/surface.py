@@ -9,11 +9,12 @@ import keras
 import numpy as np
 
 from keras_sharp.arguments import integer, one_of, verbosity
+from keras_sharp.function_arguments import FunctionArguments, objective_of
 from keras_sharp.hashing import ArrayHash, joint_hash
 from keras_sharp.landscape.cache import RowCache
 from keras_sharp.landscape.directions import random_directions
 from keras_sharp.landscape.trajectory import Plane
-from keras_sharp.objective import FunctionArguments, Objective, objective_of
+from keras_sharp.objective import Objective
 from keras_sharp.progress import Progress
 from keras_sharp.results.landscape import SurfaceResult
 from keras_sharp.version import versions
@@ -77,7 +78,7 @@ def surface(
         - [Li et al., 2018](https://arxiv.org/abs/1712.09913).
     """
     seed = integer("seed", seed, least=0)
-    one_of("dimensions", dimensions, (1, 2))
+    dimensions = one_of("dimensions", integer("dimensions", dimensions), (1, 2))
     verbosity(verbose)
     objective = objective_of(model, ds, **function)
     started = time.perf_counter()
@@ -175,9 +176,10 @@ def _basis(
             directions.centre, weights, rtol=1e-5, atol=1e-7
         ):
             raise ValueError(
-                "The last of the iterates that `directions` comes from must be the model's "
-                "current weights: its moving statistics belong to those. Append "
-                "`Objective.weights` to the iterates, or load the last iterate into the model."
+                "`directions` must come from iterates the last of which is the model's current "
+                "weights: its moving statistics belong to those. Append `Objective.weights` to the "
+                "iterates, or load the last iterate into the model. Received: "
+                f"{_distance(directions.centre, weights)}"
             )
         return "trajectory", directions.directions
     basis = np.asarray(directions, np.float64)
@@ -189,8 +191,17 @@ def _basis(
             f"{np.shape(directions)}"
         )
     if not np.all(np.isfinite(basis)) or not np.all(np.any(basis != 0, axis=0)):
-        raise ValueError("`directions` must be finite and not 0.")
+        lengths = np.linalg.norm(basis, axis=0).tolist()
+        raise ValueError(
+            f"`directions` must be finite and not 0. Received: directions of lengths {lengths}"
+        )
     return "given", basis
+
+
+def _distance(iterate: np.ndarray, weights: np.ndarray) -> str:
+    if iterate.shape != weights.shape:
+        return f"a last iterate of shape {iterate.shape}, and weights of shape {weights.shape}"
+    return f"a last iterate at a distance of {np.linalg.norm(iterate - weights):.3g}"
 
 
 def _limits(extent: Any, plane: Plane | None, count: int) -> list[tuple[float, float]]:

@@ -7,6 +7,7 @@ import numpy as np
 import scipy.optimize
 import tensorflow as tf
 
+from keras_sharp.measures.loss import is_stationary
 from keras_sharp.measures.subspace import FullSpace, GaussianSubspace
 from keras_sharp.objective import Objective
 from keras_sharp.progress import Progress
@@ -81,9 +82,7 @@ class Ascent:
         _check_start(loss, gradient)
         self.loss = self.best = self.start_value = loss
         self.gradient = space.pull(gradient)
-        # A gradient that promises less over the whole box than f is rounded by tells nothing.
-        promised = float(np.abs(self.gradient) @ bound)
-        self.stationary = promised <= objective.rounding * abs(loss)
+        self.stationary = is_stationary(objective, loss, float(np.abs(self.gradient) @ bound))
         if self.stationary:
             self._leave(np.random.default_rng(seed))
         self.corner = objective.value(space.lift(self.corner_from(self.start, self.gradient)))

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 
 from keras_sharp.arguments import integer, verbosity
+from keras_sharp.function_arguments import FunctionArguments
 from keras_sharp.measures.loss import finite_loss
 from keras_sharp.measures.neighbourhood import Neighbourhood, checked, finite
-from keras_sharp.objective import FunctionArguments, Objective
+from keras_sharp.objective import Objective
 from keras_sharp.progress import Progress
 from keras_sharp.results.adaptive import AverageCaseSharpnessResult
 from keras_sharp.version import versions

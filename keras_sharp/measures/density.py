@@ -8,16 +8,13 @@ import numpy as np
 import scipy.linalg
 
 from keras_sharp.arguments import integer, verbosity
+from keras_sharp.function_arguments import FunctionArguments, objective_of
 from keras_sharp.measures.hessian import HessianOperator, named, rademacher
 from keras_sharp.measures.loss import finite_loss
-from keras_sharp.objective import FunctionArguments, Objective, objective_of
+from keras_sharp.objective import Objective
 from keras_sharp.progress import Progress
 from keras_sharp.results.hessian import HessianDensityResult
 from keras_sharp.version import versions
-
-# Products in float32 are exact to about 1e-6 of the largest eigenvalue, ten times its rounding: a
-# shorter new direction is nothing but that.
-_ROUNDINGS = 10
 
 
 def hessian_density(
@@ -92,7 +89,7 @@ def hessian_density(
     with Progress("hessian_density", search["probes"] * steps, verbose) as operator.progress:
         for number in range(search["probes"]):
             probe = rademacher(size, search["seed"], number)
-            diagonal, off = lanczos(operator, probe, steps, _ROUNDINGS * operator.rounding)
+            diagonal, off = lanczos(operator, probe, steps, operator.precision)
             ritz, vectors = scipy.linalg.eigh_tridiagonal(diagonal, off)
             nodes[number] = np.pad(ritz, (0, steps - ritz.size), mode="edge")
             weights[number, : ritz.size] = vectors[0] ** 2
@@ -100,7 +97,7 @@ def hessian_density(
         nodes=nodes,
         weights=weights,
         loss=loss,
-        status=_status(search["probes"], steps, size, operator.products),
+        status=_status(search["probes"], steps, size, operator.products, operator.precision),
         products=operator.products,
         seconds=time.perf_counter() - started,
         dimension=size,
@@ -147,9 +144,12 @@ def lanczos(
     return np.array(diagonal), np.array(off)
 
 
-def _status(probes: int, steps: int, size: int, products: int) -> str:
+def _status(probes: int, steps: int, size: int, products: int, precision: float) -> str:
+    if products < probes * steps:
+        return (
+            f"Some probes saw in fewer than {steps} steps all that products exact to "
+            f"{precision:.1g} of the largest eigenvalue show."
+        )
     if steps == size:
         return "The nodes are the eigenvalues that the probes see."
-    if products < probes * steps:
-        return f"Some probes saw all their eigenvalues in fewer than {steps} steps."
     return f"{probes} probes took {steps} steps each, as asked."

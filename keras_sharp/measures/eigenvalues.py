@@ -10,19 +10,16 @@ import scipy.sparse.linalg
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence
 
 from keras_sharp.arguments import integer, one_of, positive, verbosity
+from keras_sharp.function_arguments import FunctionArguments, objective_of
 from keras_sharp.measures.hessian import HessianOperator, named
 from keras_sharp.measures.loss import finite_loss
-from keras_sharp.objective import FunctionArguments, Objective, objective_of
+from keras_sharp.objective import Objective
 from keras_sharp.progress import Progress
 from keras_sharp.results.hessian import HessianEigenvaluesResult
 from keras_sharp.version import versions
 
 # How each choice sorts the eigenvalues, the first one wanted most.
 _ORDER = {"LA": lambda values: -values, "SA": lambda values: values, "LM": lambda v: -np.abs(v)}
-
-# Products in float32 are exact to about 1e-6 of the largest eigenvalue, ten times its rounding: a
-# residual below that is that of an eigenvalue 0.
-_ROUNDINGS = 10
 
 
 def hessian_eigenvalues(
@@ -57,7 +54,9 @@ def hessian_eigenvalues(
             trainable weights.
         tolerance: Residual `|H v - lambda v|` at which a pair has converged, relative to
             `|lambda|`. The relative error of the eigenvalue itself is at most that, and near its
-            square if the next one is far away.
+            square if the next one is far away. Products are no more exact than
+            `HessianOperator.precision`: a layer in float16 needs 0.01, in bfloat16 0.1 for the
+            largest eigenvalues, and small ones are not to be had.
         max_products: Hessian-vector products allowed, at least `4 max(2 k + 1, 20) + 3`; each is a
             pass over the data that costs two to three gradients. The largest few eigenvalues mostly
             need 20 to 100, the smallest several times as many.
@@ -110,16 +109,19 @@ def hessian_eigenvalues(
         values, vectors, images = solve(operator, search)
     order = np.argsort(_ORDER[which](values), kind="stable")[: search["k"]]
     values, vectors, images = values[order], vectors[:, order], images[:, order]
-    residuals = np.linalg.norm(images - values * vectors, axis=0)
-    zero = _ROUNDINGS * operator.rounding * operator.norm
-    converged = residuals <= np.maximum(search["tolerance"] * np.abs(values), zero)
+    # Products that are no more exact than this cannot show a smaller residual, nor tell a smaller
+    # eigenvalue from 0.
+    least = operator.precision * operator.norm
+    residuals = np.maximum(np.linalg.norm(images - values * vectors, axis=0), least)
+    zero = np.maximum(residuals, np.abs(values)) <= least
+    converged = zero | (residuals <= search["tolerance"] * np.abs(values))
     return HessianEigenvaluesResult(
         eigenvalues=values,
         eigenvectors=operator.embed(vectors),
         residuals=residuals,
         converged=converged,
         loss=loss,
-        status=_status(converged, operator.products),
+        status=_status(converged, residuals <= least, operator),
         products=operator.products,
         seconds=time.perf_counter() - started,
         dimension=operator.shape[0],
@@ -169,7 +171,7 @@ def _lanczos(operator: HessianOperator, search: dict[str, Any]) -> tuple[np.ndar
             # Where the loss is flat the smallest eigenvalue is 0, and no residual is small beside
             # it. Beside one shifted by this much, half the tolerance is what rounding leaves.
             _rough(operator.matvec, start, 1, "LM", basis)
-            shift = _ROUNDINGS * operator.rounding * operator.norm / tolerance
+            shift = operator.precision * operator.norm / tolerance
             tolerance = tolerance / 2
             shifted = _operator(size, lambda vector: operator.matvec(vector) - shift * vector)
         values, vectors = scipy.sparse.linalg.eigsh(
@@ -217,11 +219,17 @@ def _operator(
     )
 
 
-def _status(converged: np.ndarray, products: int) -> str:
+def _status(converged: np.ndarray, rounded: np.ndarray, operator: HessianOperator) -> str:
+    products = operator.products
     if converged.all():
         return f"All of {converged.size} eigenpairs converged in {products} products."
+    remedy = "Raise `max_products` or `tolerance`."
+    if np.all(converged | rounded):
+        remedy = (
+            f"Products are exact to {operator.precision:.1g} of the largest eigenvalue: raise "
+            "`tolerance`, or take a model in a finer floating type."
+        )
     return (
         f"{np.sum(converged)} of {converged.size} eigenpairs converged in {products} products; an "
-        "eigenvalue lies within its residual of each of the others. Raise `max_products` or "
-        "`tolerance`."
+        f"eigenvalue lies within its residual of each of the others. {remedy}"
     )

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 
 from keras_sharp.arguments import integer, one_of, optional_integer, positive, verbosity
+from keras_sharp.function_arguments import FunctionArguments, objective_of
 from keras_sharp.measures.ascent import SOLVERS, Ascent
 from keras_sharp.measures.subspace import FullSpace, GaussianSubspace
-from keras_sharp.objective import FunctionArguments, Objective, objective_of
+from keras_sharp.objective import Objective
 from keras_sharp.progress import Progress
 from keras_sharp.results import SharpnessResult
 from keras_sharp.version import versions

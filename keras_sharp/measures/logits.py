@@ -29,9 +29,9 @@ class NormalizedLogits(keras.losses.Loss):
     def __init__(self, loss: keras.losses.Loss, name: str = "normalized_logits"):
         if not getattr(loss, "from_logits", False):
             raise ValueError(
-                "Logits can be normalised for a single loss with `from_logits=True`, such as "
+                "`loss` must be a single one with `from_logits=True`, such as "
                 "keras.losses.SparseCategoricalCrossentropy(from_logits=True), of a model without "
-                f"a final softmax. Received: loss={loss!r}"
+                f"a final softmax: only logits can be normalised. Received: loss={loss!r}"
             )
         super().__init__(name=name, reduction=loss.reduction, dtype=loss.dtype)
         self.loss = loss
@@ -42,7 +42,10 @@ class NormalizedLogits(keras.losses.Loss):
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns one value per example."""
         if y_pred.shape[-1] == 1:
-            raise ValueError("A single logit cannot be normalised: nothing of it would be left.")
+            raise ValueError(
+                "`y_pred` must hold two logits or more: normalised, nothing would be left of a "
+                f"single logit. Received: y_pred of shape {tuple(y_pred.shape)}"
+            )
         centred = y_pred - keras.ops.mean(y_pred, axis=-1, keepdims=True)
         square = keras.ops.sum(keras.ops.square(centred), axis=-1, keepdims=True)
         return self.loss.call(

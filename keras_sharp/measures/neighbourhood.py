@@ -7,8 +7,9 @@ import keras
 import numpy as np
 
 from keras_sharp.arguments import integer, one_of, optional_integer, positive
+from keras_sharp.function_arguments import FunctionArguments, objective_of
 from keras_sharp.measures.logits import NormalizedLogits
-from keras_sharp.objective import FunctionArguments, Objective, objective_of
+from keras_sharp.objective import Objective
 
 
 class Neighbourhood:
@@ -46,8 +47,8 @@ class Neighbourhood:
         self.scale = np.abs(self.centre) if arguments["adaptive"] else np.ones_like(self.centre)
         if not self.scale.any():
             raise ValueError(
-                "`adaptive` measures in units of the weights, and all of them are 0: pass "
-                "`adaptive=False`."
+                "`adaptive` must be False where all weights are 0: it measures in units of the "
+                "weights. Received: adaptive=True"
             )
         self.count = 1 if self._m is None else -(-self._objective.batches.examples // self._m)
         self.sizes: list[int] = []
@@ -103,7 +104,8 @@ def finite(value: float, gradient: np.ndarray | None = None) -> float:
 def _normalized(model: keras.Model | Objective, loss: Any) -> NormalizedLogits:
     if isinstance(model, Objective):
         raise TypeError(
-            "`normalize_logits` changes the loss, which an `Objective` has already: pass the model "
-            "and its data, or an `Objective` with `loss=NormalizedLogits(...)`."
+            "`normalize_logits` must be False with an `Objective`, which has its loss already: "
+            "pass the model and its data, or an `Objective` with `loss=NormalizedLogits(...)`. "
+            "Received: normalize_logits=True"
         )
     return NormalizedLogits(getattr(model, "loss", None) if loss is None else loss)

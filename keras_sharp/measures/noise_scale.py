@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sharp.arguments import integer, optional_integer, verbosity
-from keras_sharp.objective import FunctionArguments, Objective, objective_of
+from keras_sharp.function_arguments import FunctionArguments, objective_of
+from keras_sharp.objective import Objective
 from keras_sharp.progress import Progress
 from keras_sharp.results.noise import NoiseScaleResult
 from keras_sharp.version import versions

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 import keras
 
 from keras_sharp.arguments import integer, verbosity
+from keras_sharp.function_arguments import FunctionArguments, objective_of
 from keras_sharp.measures.average_case import average_case_sharpness
 from keras_sharp.measures.density import hessian_density
 from keras_sharp.measures.eigenvalues import hessian_eigenvalues
@@ -15,7 +16,7 @@ from keras_sharp.measures.keskar import sharpness
 from keras_sharp.measures.noise_scale import noise_scale
 from keras_sharp.measures.trace import hessian_trace
 from keras_sharp.measures.worst_case import worst_case_sharpness
-from keras_sharp.objective import FunctionArguments, Objective, objective_of
+from keras_sharp.objective import Objective
 from keras_sharp.results.base import Result
 from keras_sharp.results.report import Report
 from keras_sharp.version import versions
@@ -47,9 +48,10 @@ def measure(
 ) -> Report:
     """Returns several measures of one model over one data set, in one report.
 
-    All are numbers of the same `Objective`: the data are read, hashed and compared once, and each
-    graph is traced once. A measure that fails is a reason in the report, and the rest goes on. The
-    model is not changed.
+    All are numbers of the same `Objective`: the data are read, hashed and compared once, each graph
+    is traced once, and the loss and its gradient at the model's weights are computed once; what a
+    result says it cost is what it would have cost alone. A measure that fails is a reason in the
+    report, and the rest goes on. The model is not changed.
 
     Args:
         model: A built Keras model, or an `Objective`, without `ds`.
@@ -84,13 +86,14 @@ def measure(
     started = time.perf_counter()
     objective = objective_of(model, ds, **function)
     results, failures, errors = {}, {}, []
-    for label, (name, options) in chosen.items():
-        options = {"seed": seed, "verbose": verbose} | options
-        try:
-            results[label] = MEASURES[name](objective, **options)
-        except Exception as error:
-            failures[label] = f"{type(error).__name__}: {error}"
-            errors.append(error)
+    with objective.at_rest():
+        for label, (name, options) in chosen.items():
+            options = {"seed": seed, "verbose": verbose} | options
+            try:
+                results[label] = MEASURES[name](objective, **options)
+            except Exception as error:
+                failures[label] = f"{type(error).__name__}: {error}"
+                errors.append(error)
     if not results:
         reasons = "\n".join(f"{label}: {reason}" for label, reason in failures.items())
         raise RuntimeError(f"No measure succeeded.\n{reasons}") from errors[0]

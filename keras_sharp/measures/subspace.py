@@ -43,7 +43,8 @@ class GaussianSubspace:
     """`x + A y` for `y` of `(p,)`, with independent N(0, 1) entries in the `(n, p)` matrix `A`.
 
     `A` is kept in float32 if it fits into `memory` bytes, and drawn again block by block at every
-    use if not: the same matrix either way.
+    use if not: the same matrix either way. Up to `memory` bytes of blocks are drawn at once, a core
+    each, and one block (16 MB) at least.
 
     Args:
         centre: `(n,)` float64, the weights `x`.
@@ -59,6 +60,7 @@ class GaussianSubspace:
         self.centre = centre
         self._dim = dim
         self._seed = seed
+        self._memory = memory
         self._rows = max(1, _ENTRIES // dim)
         self._starts = range(0, centre.size, self._rows)
         self._kept: list[np.ndarray] | None = None
@@ -88,8 +90,9 @@ class GaussianSubspace:
             yield slice(start, start + len(block)), block
 
     def _drawn(self) -> Iterator[np.ndarray]:
-        """Draws all blocks, as many at once as there are cores."""
-        workers = os.cpu_count() or 1
+        """Draws all blocks, several at once."""
+        fit = self._memory // (4 * self._rows * self._dim)
+        workers = max(1, min(os.cpu_count() or 1, fit))
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
             for first in range(0, len(self._starts), workers):
                 yield from pool.map(self._draw, self._starts[first : first + workers])

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 
 from keras_sharp.arguments import integer, one_of, positive, verbosity
+from keras_sharp.function_arguments import FunctionArguments, objective_of
 from keras_sharp.measures.hessian import HessianOperator, named, rademacher
 from keras_sharp.measures.loss import finite_loss
-from keras_sharp.objective import FunctionArguments, Objective, objective_of
+from keras_sharp.objective import Objective
 from keras_sharp.progress import Progress
 from keras_sharp.results.hessian import HessianTraceResult
 from keras_sharp.version import versions

@@ -7,10 +7,11 @@ import keras
 import numpy as np
 
 from keras_sharp.arguments import integer, verbosity
+from keras_sharp.function_arguments import FunctionArguments
 from keras_sharp.measures.auto_pgd import Ball, climb
-from keras_sharp.measures.loss import finite_loss
+from keras_sharp.measures.loss import finite_loss, is_stationary
 from keras_sharp.measures.neighbourhood import Neighbourhood, checked, finite
-from keras_sharp.objective import FunctionArguments, Objective
+from keras_sharp.objective import Objective
 from keras_sharp.progress import Progress
 from keras_sharp.results.adaptive import WorstCaseSharpnessResult
 from keras_sharp.version import versions
@@ -153,8 +154,7 @@ def _highest(
 
     origin, loss = np.zeros_like(around.centre), finite_loss(part)
     _, gradient = evaluate(origin)
-    # A gradient that promises less over the whole ball than f is rounded by tells nothing.
-    stationary = ball.rise(gradient) <= part.rounding * abs(loss)
+    stationary = is_stationary(part, loss, ball.rise(gradient))
     highest = [loss] * (iterations + 1)
     for restart in range(search["restarts"]):
         start = origin, loss, gradient

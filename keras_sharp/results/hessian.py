@@ -20,10 +20,11 @@ class HessianEigenvaluesResult(Result):
             for `"LM"` the largest in magnitude. `float(result)` is the first.
         eigenvectors: `(n, k)` float64, orthonormal, over all trainable weights: zero outside
             `layers`. None after JSON, which leaves them out.
-        residuals: `(k,)` float64, `|H v - lambda v|` computed anew: an eigenvalue of the Hessian
-            lies within this distance.
-        converged: `(k,)` bool, whether the residual is within `tolerance * |lambda|`, or within
-            what the floating type leaves of a zero.
+        residuals: `(k,)` float64, `|H v - lambda v|` computed anew, and no smaller than products
+            in the coarsest floating type of the model can show: an eigenvalue of the Hessian lies
+            within this distance.
+        converged: `(k,)` bool, whether the residual is within `tolerance * |lambda|`, or the
+            eigenvalue is 0 as far as the floating type can tell.
         loss: `f` at the model's weights.
         status: One sentence or two: whether all pairs converged, and what to do if not.
         products: Hessian-vector products, those of the residuals included.

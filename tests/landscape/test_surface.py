@@ -232,6 +232,7 @@ def test_a_foreign_file_is_an_error(tmp_path):
         {"directions": np.zeros(3)},
         {"directions": np.full(3, np.inf)},
         {"dimensions": 3},
+        {"dimensions": 2.0},
         {"extent": -1},
         {"extent": (1, 0)},
         {"extent": ((0, 1),) * 3},

@@ -140,6 +140,29 @@ def test_the_smallest_eigenvalue_of_a_flat_loss_converges_in_float32():
     assert result.products < 300
 
 
+def test_mixed_precision_promises_no_more_than_it_holds():
+    """A bfloat16 layer in a float32 model: what the same weights give in float32 is within reach.
+
+    Products agree to about 0.5 % of the largest eigenvalue, so no pair has converged to 0.1 %.
+    """
+    random = np.random.default_rng(7)
+    data = random.normal(size=(40, 5)).astype("f4"), random.integers(0, 3, 40)
+    weights = [random.normal(size=shape) for shape in ((5, 6), (6,), (6, 3), (3,))]
+    results = []
+    for policy in ("float32", "mixed_bfloat16"):
+        layers = [L.Dense(6, "tanh", dtype=policy), L.Dense(3, dtype="float32")]
+        model = keras.Sequential([keras.Input((5,)), *layers])
+        model.set_weights(weights)
+        model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        results.append(hessian_eigenvalues(model, data, k=3))
+    exact, mixed = results
+    assert exact.converged.all() and not mixed.converged.any()
+    assert np.all(np.abs(mixed.eigenvalues - exact.eigenvalues) <= mixed.residuals)
+    assert "0.08 of the largest eigenvalue: raise `tolerance`" in mixed.status
+    loose = hessian_eigenvalues(model, data, k=1, tolerance=0.1)
+    assert loose.converged.all() and loose.residuals[0] <= 0.1 * loose.eigenvalues[0]
+
+
 # -- manners -------------------------------------------------------------------------------------
 
 

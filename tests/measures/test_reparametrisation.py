@@ -6,6 +6,8 @@ Each column leaves what the network predicts as it is (Dinh et al. 2017, arXiv 1
 |------------------------------------------|-----------------------|----------------|-------------|
 | `sharpness` (the box of Keskar et al.)   | changes               | changes        | changes     |
 | Hessian: top eigenvalue, trace, density  | change                | change         | change      |
+| `noise_scale`                            | changes               | changes        | changes     |
+| `surface`, filter-normalised directions  | the same              | the same       | changes     |
 | worst and average case, `adaptive=False` | change                | change         | change      |
 | worst and average case, adaptive         | the same              | the same       | change      |
 | ... and with `normalize_logits=True`     | the same              | the same       | the same    |
@@ -16,13 +18,19 @@ import numpy as np
 import pytest
 
 from keras_sharp import sharpness
+from keras_sharp.landscape import surface
 from keras_sharp.measures.average_case import average_case_sharpness
 from keras_sharp.measures.density import hessian_density
 from keras_sharp.measures.eigenvalues import hessian_eigenvalues
+from keras_sharp.measures.noise_scale import noise_scale
 from keras_sharp.measures.trace import hessian_trace
 from keras_sharp.measures.worst_case import worst_case_sharpness
 
 L = keras.layers
+
+
+def rise(result):
+    return result.loss.max() - result.centre_loss
 
 
 def adaptive(measure, norm, rho, **options):
@@ -36,6 +44,11 @@ MEASURES = {
     "top eigenvalue": lambda *args, **kwargs: float(hessian_eigenvalues(*args, k=1, **kwargs)),
     "trace": lambda *args, **kwargs: float(hessian_trace(*args, sketch=100, **kwargs)),
     "density": lambda *args, **kwargs: hessian_density(*args, steps=5, **kwargs).moment(2)[0],
+    # With batch statistics the evaluation batches are the small ones.
+    "noise scale": lambda *args, **kwargs: float(noise_scale(*args, batch_size=8, **kwargs)),
+    "filter-normalised surface": lambda *args, **kwargs: rise(
+        surface(*args, dimensions=1, extent=0.3, points=3, **kwargs)
+    ),
     "worst case, linf": adaptive(worst_case_sharpness, "linf", 0.002, adaptive=False),
     "worst case, l2": adaptive(worst_case_sharpness, "l2", 0.02, adaptive=False),
     "average case": adaptive(average_case_sharpness, "l2", 0.01, adaptive=False),
@@ -105,7 +118,8 @@ def test_the_table(float64, column, measure):
     after = MEASURES[measure](model, data, **options)
     now = model(data[0], training=build["norm"]).numpy()
     np.testing.assert_array_equal(predicted.argmax(axis=1), now.argmax(axis=1))
-    survives = "adaptive" in measure and (column != "logits x 10" or "normalised" in measure)
+    free = "adaptive" in measure or "surface" in measure
+    survives = free and (column != "logits x 10" or "normalised" in measure.split(", "))
     if survives:
         assert after == pytest.approx(before, rel=1e-6)
     else:

@@ -83,6 +83,33 @@ def test_a_seed_of_its_own(net):
     assert [each.seed for each in report.results.values()] == [5, 2]
 
 
+def test_what_several_measures_begin_with_is_computed_once(net, monkeypatch):
+    objective, passes = Objective(*net), []
+    over_batches = Objective._over_batches
+
+    def counting(self, function, vector, *arguments, batches=None):
+        if batches is None and np.array_equal(vector, np.float32(self.weights)):
+            passes.append(function)
+        return over_batches(self, function, vector, *arguments, batches=batches)
+
+    monkeypatch.setattr(Objective, "_over_batches", counting)
+    several = [
+        "noise_scale",
+        ("sharpness", {"max_iterations": 1}),
+        ("hessian_trace", {"probes": 2}),
+    ]
+    several += [("worst_case_sharpness", {"m": None, "iterations": 1})]
+    report = measure(objective, None, several)
+    known = objective._pass.value, objective._pass.gradient
+    assert [passes.count(function) for function in known] == [1, 1]
+    # The next report may be one of other weights.
+    model = net[0]
+    model.set_weights([0.5 * weight for weight in model.get_weights()])
+    again = measure(objective, None, "noise_scale")["noise_scale"]
+    assert again.loss != report["noise_scale"].loss
+    assert same(again, noise_scale(objective))
+
+
 def test_a_failure_is_a_reason_and_the_rest_goes_on(net, broken):
     report = measure(*net, [("broken", {"fuse": 7}), "noise_scale"])
     assert report.failures == {"broken(fuse=7)": "FloatingPointError: fuse 7 [blown]"}

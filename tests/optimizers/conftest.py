@@ -28,21 +28,6 @@ def walk():
 
 
 @pytest.fixture
-def replicas():
-    """A strategy of n CPU replicas; of one: none."""
-
-    def strategy(n):
-        if n == 1:
-            return tf.distribute.get_strategy()
-        # TensorFlow numbers the collectives of all strategies alike: those of the next one in this
-        # process would join the last one's.
-        tf.distribute.MirroredStrategy._collective_key_base += 1000
-        return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(n)])
-
-    return strategy
-
-
-@pytest.fixture
 def blobs():
     """128 examples of three classes."""
     rng = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 """The report for a saved model from the shell against the same in Python."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -74,6 +75,23 @@ def test_the_report_is_that_of_the_library(make, tmp_path, capsys):
     assert inference["noise_scale"].value == expected.value
     printed = " ".join(capsys.readouterr().out.split())
     assert "batch_norm='batch'" in printed and "batch_norm='inference'" in printed
+
+
+def test_a_report_that_cannot_be_written_leaves_the_last_one(make, tmp_path, monkeypatch):
+    file, _ = make()
+    output = tmp_path / "report.json"
+    output.write_text("the last report")
+
+    def broken(self, text, *args, **kwargs):
+        write_text(self, text[: len(text) // 2])
+        raise OSError("no space left")
+
+    write_text = pathlib.Path.write_text
+    monkeypatch.setattr(pathlib.Path, "write_text", broken)
+    options = ["--measures", "noise_scale", "--limit", 70, "--output", output]
+    with pytest.raises(OSError, match="no space left"):
+        run(file, "--dataset", "digits", *options)
+    assert output.read_text() == "the last report"
 
 
 def test_a_file_of_arrays(make, tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import reproduce_figures
 import rich.console
+from run_folder import versions
 from tiny_network import TINY, tiny
 
 from keras_sharp.landscape.published import published_path
@@ -51,7 +52,7 @@ def test_all_figures(draw, tmp_path):
     assert draw()[0] == 0
     names = [f"figure-{number}" for number in range(2, 8)] + ["distance"]
     for name in names:
-        for ending in ("png", "svg", "csv"):
+        for ending in ("png", "svg", "csv", "json"):
             assert (tmp_path / f"F1-digits-{name}.{ending}").stat().st_size > 0
 
     curves, spread = rows(tmp_path, "figure-2"), rows(tmp_path, "distance")
@@ -106,6 +107,19 @@ def test_it_goes_on_where_it_stopped(draw, tmp_path, monkeypatch):
     assert len(calls) == 3 + (points - 2)
     assert draw("6")[0] == 0
     assert len(calls) == 3 + (points - 2)
+
+    record = json.loads((tmp_path / "F1-digits-figure-6.json").read_text())
+    assert record["versions"] == versions()
+    assert (record["network"], record["training"]["epochs"]) == ("F1", EPOCHS)
+    assert [run["batch_size"] for run in record["runs"]] == [4, 6]
+    weights = tmp_path / "F1" / "trial-1" / f"small.epoch-{EPOCHS}.npz"
+    weights.write_bytes(weights.read_bytes()[:100])
+    weights.with_suffix(".json").unlink()
+    with pytest.raises(SystemExit, match=r"small.epoch-3.npz cannot be read .* Delete it"):
+        draw("6")
+    weights.unlink()
+    with pytest.raises(AssertionError, match="nothing was to be trained"):
+        draw("6")
 
 
 def test_what_cannot_be_done_is_said(draw):

@@ -157,7 +157,7 @@ def test_nothing_to_be_done_is_a_failure(run, tmp_path):
     ("arguments", "message"),
     [
         (["--networks", "F9"], "unknown F9; there are F1, F2"),
-        (["--trials", "0"], "must be positive, not 0"),
+        (["--trials", "0"], "must be a whole number above 0"),
         (["--epochs", "many"], "invalid"),
         (["--seed", "-1"], "must not be negative"),
         (["--batch-norm", "frozen"], "invalid choice"),
