@@ -171,7 +171,8 @@ class TrainStep:
         self._passes = passes
         self._gradient = gradient
         self._communication = communication
-        self.all_finite = tf.function(self._all_finite, autograph=False)
+        # A partial: see `Loop`.
+        self.all_finite = tf.function(functools.partial(self._all_finite), autograph=False)
         self._on_whole: Callable = self._take_whole
         if jit_compile:
             self._on_whole = tf.function(self._take_whole, jit_compile=True, autograph=False)

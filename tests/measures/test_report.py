@@ -110,7 +110,8 @@ def test_what_several_measures_begin_with_is_computed_once(net, monkeypatch):
     assert same(again, noise_scale(objective))
 
 
-def test_a_failure_is_a_reason_and_the_rest_goes_on(net, broken):
+def test_a_failure_is_a_reason_and_the_rest_goes_on(net, broken, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     report = measure(*net, [("broken", {"fuse": 7}), "noise_scale"])
     assert report.failures == {"broken(fuse=7)": "FloatingPointError: fuse 7 [blown]"}
     assert list(report.results) == ["noise_scale"]
@@ -168,7 +169,8 @@ def test_the_table(net, monkeypatch):
     assert "noise_scale" in repr(report) and "2 of 2" in repr(report)
 
 
-def test_a_result_without_a_value_is_shown_without(net):
+def test_a_result_without_a_value_is_shown_without(net, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     model, (x, _) = net
     model.compile(loss="mse")
     report = measure(model, (x, model.predict(x, verbose=0)), "noise_scale")

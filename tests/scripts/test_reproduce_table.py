@@ -158,7 +158,7 @@ def test_nothing_to_be_done_is_a_failure(run, tmp_path):
     [
         (["--networks", "F9"], "unknown F9; there are F1, F2"),
         (["--trials", "0"], "must be a whole number above 0"),
-        (["--epochs", "many"], "invalid"),
+        (["--epochs", "many"], "must be a whole number above 0"),
         (["--seed", "-1"], "must not be negative"),
         (["--batch-norm", "frozen"], "invalid choice"),
         (["--limit", "300"], "Received: 30 (10 % of 300 training examples) and 32 (--small-batch)"),
