@@ -21,7 +21,7 @@ import rich.console
 import tensorflow as tf
 from benchmark_cases import FULL, SMOKE
 from benchmark_measures import curvature, sharpness
-from benchmark_memory import eigenpair_memory, memory
+from benchmark_memory import eigenpair_memory, memory, subspace_memory
 from benchmark_methods import optimizers, rules
 from benchmark_training import training
 
@@ -32,7 +32,7 @@ TABLES = {
     "sharpness": [sharpness],
     "curvature": [curvature],
     "methods": [rules, optimizers],
-    "memory": [memory, eigenpair_memory],
+    "memory": [memory, eigenpair_memory, subspace_memory],
 }
 
 

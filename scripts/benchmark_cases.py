@@ -44,6 +44,8 @@ class Sizes(NamedTuple):
         curvature: Whose products are timed: as many batches are one pass over the data.
         steps: Of Lanczos, for the density.
         methods: What is trained by each gradient rule, and whose weights each optimizer moves.
+        subspace: Network, data and dimension of a subspace whose matrix is large.
+        subspace_megabytes: What it may take.
         eigenpairs: Numbers of images that memory must not grow with, in batches of `micro_batch`.
     """
 
@@ -58,6 +60,8 @@ class Sizes(NamedTuple):
     steps: int
     methods: tuple[Case, ...]
     eigenpairs: tuple[int, ...]
+    subspace: tuple[str, str, int]
+    subspace_megabytes: tuple[int, ...]
 
 
 FULL = Sizes(
@@ -77,6 +81,8 @@ FULL = Sizes(
     steps=80,
     methods=(Case("F1", "mnist", 256, 40), Case("C1", "cifar10", 256, 4, 2)),
     eigenpairs=(2000, 10_000),
+    subspace=("C2", "cifar10", 100),
+    subspace_megabytes=(0, 1024),
 )
 SMOKE = Sizes(
     rounds=1,
@@ -90,6 +96,8 @@ SMOKE = Sizes(
     steps=3,
     methods=(Case("F1", "digits", 16, 2),),
     eigenpairs=(16,),
+    subspace=("F1", "digits", 2),
+    subspace_megabytes=(0,),
 )
 
 

@@ -1,16 +1,26 @@
-"""Peak memory, each of a process of its own: of training, and of a search for eigenpairs."""
+"""Peak memory of a process of its own: of training, eigenpairs, a search in a subspace."""
 
 import concurrent.futures
 import multiprocessing
 import pathlib
 import resource
 import sys
+import time
 from collections.abc import Callable
 
 import keras
 import numpy as np
 import rich.table
-from benchmark_cases import LOSS, SHAPES, Case, Sizes, console, images, short_of_memory
+from benchmark_cases import (
+    LOSS,
+    SHAPES,
+    Case,
+    Sizes,
+    compiled,
+    console,
+    images,
+    short_of_memory,
+)
 from keras import layers
 
 import keras_sharp
@@ -136,4 +146,35 @@ def eigenpair_memory(sizes: Sizes) -> rich.table.Table:
             cell = f"{peak_of(find_eigenpairs, count, sizes.micro_batch):.2f} GiB"
         console.print(f"eigenpairs, {count} images: {cell}")
         table.add_row(f"{count:,}", cell)
+    return table
+
+
+# --------------------------------------------------------------------------------------------------
+# Subspaces: a matrix A that does not fit is drawn again at every use
+# --------------------------------------------------------------------------------------------------
+
+
+def search_subspace(network: str, data: str, dimension: int, megabytes: int) -> None:
+    x, y = images(data, 500)
+    model = compiled(network, x.shape[1:])
+    search = {"subspace_dim": dimension, "subspace_memory": megabytes * 2**20}
+    keras_sharp.sharpness(model, (x, y), batch_size=250, max_iterations=1, verbose=0, **search)
+
+
+def subspace_memory(sizes: Sizes) -> rich.table.Table:
+    network, data, dimension = sizes.subspace
+    weights = NETWORKS[network].build(SHAPES[data], 10).count_params()
+    size = f"{weights:,} x {dimension}, {4 * weights * dimension / 2**30:.2f} GiB"
+    table = rich.table.Table(title=f"Peak memory of sharpness in a subspace of {network}, A {size}")
+    for head in ("subspace_memory", "peak", "seconds"):
+        table.add_column(head, justify="right")
+    for megabytes in sizes.subspace_megabytes:
+        reason = short_of_memory(3 + megabytes / 2**10)
+        cells = [reason, "-"]
+        if reason is None:
+            began = time.perf_counter()
+            peak = peak_of(search_subspace, network, data, dimension, megabytes)
+            cells = [f"{peak:.2f} GiB", f"{time.perf_counter() - began:.0f}"]
+        console.print(f"subspace, {megabytes} MiB: {cells}")
+        table.add_row(f"{megabytes:,} MiB", *cells)
     return table

@@ -28,6 +28,7 @@ def test_the_goals_are_all_measured():
     assert FULL.micro_batch < min(sizes) < max(sizes) / 10
     assert [case[:2] for case in FULL.curvature] == [("F1", "mnist"), ("C1", "cifar10")]
     assert max(FULL.eigenpairs) == 10_000
+    assert FULL.subspace == ("C2", "cifar10", 100) and 0 in FULL.subspace_megabytes
     costs = {name: cost for name, (_, cost) in RULES.items()}
     assert [costs[name] for name in ("SAM", "DisAdv", "ConAdv")] == [2, 3, 3]
     assert next(iter(OPTIMIZERS)) == "Adam (Keras)"
@@ -111,5 +112,6 @@ def test_memory_on_tiny_sizes(tmp_path):
     (peaks,) = re.findall(r"│ +64 │(.*)", text)
     (peak,) = re.findall(r"│ +16 │ +([\d.]+) GiB", text)
     assert 0.2 < float(peak) < 3
+    assert re.search(r"│ +0 MiB │ +0.\d+ GiB │ +\d+ │", text)
     # TensorFlow alone takes more than 0.2 GiB.
     assert [float(each) > 0.2 for each in re.findall(r"([\d.]+) GiB", peaks)] == [True, True]
