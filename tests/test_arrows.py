@@ -52,6 +52,7 @@ ARROWS = {
     "layers": set(),
     "optimizers": set(),
     "schedules": set(),
+    "rl": {"arguments"},
     "large_batch": {
         "arguments",
         "callbacks",

@@ -1,0 +1,66 @@
+import gzip
+
+import numpy as np
+import pytest
+
+from keras_sharp.rl.scheduling import read_swf
+
+HEADER = "; Version: 2\n;MaxNodes: 16\n; MaxProcs: 32 (two a node)\n\n"
+JOBS = [
+    "3 70 -1  5  4 -1 -1 -1 60   8 1 3 1 -1 0 -1 -1 -1",
+    "1 10 -1 -1  1 -1 -1  2 -1  -1 1 6 2 -1 0 -1 -1 -1",
+    "2 20  9  0  1 -1 -1  1 -1  -1 1 6 2 -1 0 -1 -1 -1",
+    "4 80 -1 20 -1 -1 -1 -1 -1  -1 1 6 2 -1 0 -1 -1 -1",
+    "5 90 -1 40 32 -1 -1 16 30   2 1 0 4 -1 0 -1 -1 -1",
+]
+
+
+@pytest.fixture
+def trace(tmp_path):
+    def write(lines, header=HEADER, name="trace.swf"):
+        text = header + "".join(line + "\n" for line in lines)
+        data = text.encode()
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["trace.swf", "trace.swf.gz"])
+def test_a_trace_is_read(trace, name):
+    jobs = read_swf(trace(JOBS, name=name))
+    # By submit time; 2 ran for no time and 4 has no processor.
+    assert jobs.machine == 32
+    np.testing.assert_array_equal(jobs.submit, [10, 70, 90])
+    np.testing.assert_array_equal(jobs.run, [10, 5, 40])
+    np.testing.assert_array_equal(jobs.requested, [10, 60, 30])
+    np.testing.assert_array_equal(jobs.processors, [2, 4, 32])
+    most = 1 - 1e-5
+    expected = [
+        [10 / 40, 2 / 32, 1, most, 2 / 4, 1],
+        [most, 4 / 32, most, 3 / 6, 1 / 4, 1],
+        [30 / 40, most, 2 / 8, 0, most, 1],
+    ]
+    np.testing.assert_allclose(jobs.features, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["6 90 -1 40", JOBS[0] + " 0", JOBS[0].replace("70", "7O"), JOBS[0].replace("70", "nan")],
+)
+def test_a_malformed_line_is_an_error_with_its_number(trace, line):
+    with pytest.raises(ValueError, match=r"^Line 7 of trace\.swf must be 18 numbers"):
+        read_swf(trace([*JOBS[:2], line, JOBS[2]]))
+
+
+def test_the_machine_must_be_known_and_large_enough(trace):
+    assert read_swf(trace(JOBS[:2], header="; MaxNodes: 16\n")).machine == 16
+    path = trace(JOBS, header="")
+    assert read_swf(path, processors=40).machine == 40
+    with pytest.raises(ValueError, match="must say `; MaxProcs:`"):
+        read_swf(path)
+    with pytest.raises(ValueError, match="more processors than the machine's 16. Received: job 2"):
+        read_swf(path, processors=16)
+    with pytest.raises(ValueError, match="must hold jobs"):
+        read_swf(trace([]))
