@@ -13,12 +13,13 @@ from keras_sharp.training.neighbours import (
     DADmSGD,
     DecentLaM,
     DmSGD,
+    Neighbours,
     PmSGD,
     QGDmSGD,
 )
 from keras_sharp.training.pgd import FGSM, PGD
 from keras_sharp.training.sam import ASAM, SAM
-from keras_sharp.training.simulation import Simulation
+from keras_sharp.training.simulation import Simulation, descend
 from keras_sharp.training.trainer import Trainer
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "DmSGD",
     "FGSM",
     "LocalSGD",
+    "Neighbours",
     "PGD",
     "Plain",
     "PmSGD",
@@ -42,6 +44,7 @@ __all__ = [
     "SAM",
     "Simulation",
     "Trainer",
+    "descend",
     "splits",
     "topology",
 ]

@@ -85,6 +85,14 @@ class Engine:
                 "which the noise scale needs. Received: "
                 f"communication={type(self._communication).__name__}"
             )
+        own_weights = isinstance(self._communication, OwnWeights)
+        if own_weights and getattr(self._gradient, "keeps_weights", False):
+            raise ValueError(
+                f"`gradient` can't be {type(self._gradient).__name__}, which keeps old weights, "
+                "under a communication that leaves replicas weights of their own: a checkpoint "
+                "would hold those of one replica. Use `AllReduce()`, or a `tau` of 0. Received: "
+                f"communication={type(self._communication).__name__}"
+            )
         built_for = self._compiled, [id(v) for v in model.trainable_variables], self.noise
         if self._built_for == built_for:
             return
@@ -99,7 +107,7 @@ class Engine:
         communication, noise = self._communication, self.noise
         if isinstance(communication, OwnWeights):
             with self._strategy.scope():
-                communication.build(self._strategy, model.optimizer, forward)
+                communication.build(self._strategy, model, forward)
         passes = Passes(self._strategy, forward, communication, self._micro_batch, jit, noise)
         parts = model.optimizer, forward, passes, self._gradient, jit, communication
         step = TrainStep(self._strategy, *parts)
@@ -114,10 +122,11 @@ class Engine:
             return self._communication.consensus()
         return contextlib.nullcontext({})
 
-    def settle(self) -> None:
-        """Leaves the mean of the replicas in the model."""
+    def settled(self) -> contextlib.AbstractContextManager[None]:
+        """Leaves the mean of the replicas in the model at last; see `OwnWeights`."""
         if isinstance(self._communication, OwnWeights):
-            self._communication.settle()
+            return self._communication.settled()
+        return contextlib.nullcontext()
 
     def _compile(self) -> None:
         with self._strategy.scope():

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_sharp.arguments import integer
 from keras_sharp.training.forward import Forward
-from keras_sharp.training.mixing import Mixing
+from keras_sharp.training.mixing import Mixing, all_reduced
 from keras_sharp.training.own_weights import OwnWeights, flatten, unflatten
 
 
@@ -19,8 +19,9 @@ class LocalSGD(OwnWeights):
     on their own in the second phase, usually from the first drop of the learning rate on. A local
     step has the batch of one replica, so its noise is that of a small batch, and nothing is sent.
 
-    The optimizer may be any that `Trainer` takes but `LossScaleOptimizer`. Each replica keeps its
-    own momentum, which is never averaged before the end of `fit`.
+    The optimizer may be any that `Trainer` takes but `LossScaleOptimizer` and those with `use_ema`.
+    In a local step it clips the gradient of the replica. Each replica keeps its own momentum, which
+    is never averaged before the end of `fit`.
 
     Args:
         every: Number of local steps between averages, the paper's `H`.
@@ -47,36 +48,38 @@ class LocalSGD(OwnWeights):
     def build(
         self,
         strategy: tf.distribute.Strategy,
-        optimizer: keras.optimizers.Optimizer,
+        model: keras.Model,
         forward: Forward,
     ) -> None:
         """Prepares the exchange; see `OwnWeights`."""
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            raise ValueError(
-                "`optimizer` can't be a LossScaleOptimizer for LocalSGD: replicas would scale "
-                "their losses differently. Use `mixed_bfloat16`, or `loss_scale_factor`."
-            )
-        super().build(strategy, optimizer, forward)
+        super().build(strategy, model, forward)
         self._mixing = Mixing(None, strategy)
 
     def __call__(self, gradients: list[tf.Tensor], share: tf.Tensor) -> list[tf.Tensor]:
         """Returns the replica's own gradient, and that of the batch in the first phase."""
-        own = flatten(super().__call__(gradients, share))
+        own = super().__call__(gradients, share)
+        if not self.after:
+            return own
         # The strategy's own all-reduce can't be under a condition.
-        together = self._steps() < self.after
-        agreed = tf.cond(together, lambda: self._mixing.mean(own), lambda: own)
-        return unflatten(agreed, gradients)
+        return tf.cond(self._steps() < self.after, lambda: self._mean(own), lambda: own)
 
     def apply(self, gradients: list, optimizer_step: Callable) -> None:
         """Takes the optimizer's step on every replica, and averages if it is time."""
         optimizer_step(gradients)
-        self.move(self._forward.trainable, self._strategy.run(self._averaged))
+        local = self._steps() - self.after
+        due = (local > 0) & (local % self.every == 0)
 
-    def bytes_per_step(self, step: int) -> float:
-        """Returns how many bytes a replica sends in a step; see `OwnWeights`."""
+        def average():
+            weights = self._forward.trainable
+            self.move(weights, self._strategy.run(self._mean, args=([v.value for v in weights],)))
+
+        tf.cond(due, average, lambda: None)
+
+    def vectors_per_step(self, step: int) -> float:
+        """Returns how many vectors a replica sends in a step; see `OwnWeights`."""
         local = step + 1 - self.after
         sends = local <= 0 or local % self.every == 0
-        return sends * self.bytes_of_weights * float(self._mixing.exchanges[0])
+        return sends * all_reduced(self._strategy.num_replicas_in_sync)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments the communication was made with."""
@@ -85,9 +88,7 @@ class LocalSGD(OwnWeights):
     def _steps(self) -> tf.Tensor:
         return tf.convert_to_tensor(self._optimizer.iterations.value)
 
-    def _averaged(self) -> list[tf.Tensor]:
-        weights = [tf.convert_to_tensor(v.value) for v in self._forward.trainable]
-        local = self._steps() - self.after
-        due = (local > 0) & (local % self.every == 0)
-        own = flatten(weights)
-        return unflatten(tf.cond(due, lambda: self._mixing.mean(own), lambda: own), weights)
+    def _mean(self, tensors: list) -> list[tf.Tensor]:
+        """Returns the mean over the replicas. Called on every replica."""
+        tensors = [tf.convert_to_tensor(t) for t in tensors]
+        return unflatten(self._mixing.mean(flatten(tensors)), tensors)

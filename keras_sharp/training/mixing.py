@@ -14,7 +14,9 @@ from keras_sharp.training.topology import Topology
 # beyond those of the strategies, with one key for each pair out of this many replicas at most.
 _MOST_REPLICAS = 1024
 _numbers = itertools.count(1)
-_TIMEOUT = 60.0  # seconds
+# In seconds. Replicas share a process: a partner may be slow, as while its first step is compiled,
+# but it does not die alone.
+_TIMEOUT = 600.0
 
 
 class Rounds(NamedTuple):
@@ -22,7 +24,7 @@ class Rounds(NamedTuple):
 
     Attributes:
         partners: `(period, rounds, nodes)` int32; the node itself where it has none.
-        weights: `(period, rounds, nodes)` float32, what the node gives its partner's vector.
+        weights: `(period, rounds, nodes)` float64, what the node gives its partner's vector.
     """
 
     partners: np.ndarray
@@ -32,8 +34,9 @@ class Rounds(NamedTuple):
 def rounds(topology: Topology) -> Rounds:
     """Returns as few rounds as a greedy colouring of the edges finds.
 
-    A matching is one round. Any even ring takes two, and so does one step of the one-peer
-    exponential graph, which is directed: both halves of an exchange travel, and one is not used.
+    A matching is one round. An even ring takes two and an odd one three. So does a step of the
+    one-peer exponential graph, which is made of such rings (but one round for pairs, its last step
+    for a power of two). It is directed: both halves of an exchange travel, and one is not used.
     """
     steps = [_partners(matrix) for matrix in topology.matrices]
     count, nodes = max(len(step) for step in steps), np.arange(topology.nodes)
@@ -41,16 +44,48 @@ def rounds(topology: Topology) -> Rounds:
     partners = partners.reshape(topology.period, count, topology.nodes).astype(np.int32)
     period = np.arange(topology.period)[:, None, None]
     weights = np.where(partners == nodes, 0, topology.matrices[period, nodes, partners])
-    return Rounds(partners, weights.astype(np.float32))
+    return Rounds(partners, weights)
+
+
+def all_reduced(nodes: int) -> float:
+    """Returns how many vectors a node sends until all have the mean.
+
+    A ring of all nodes adds up and hands round, a part of the vector at a time.
+    """
+    return 2 * (nodes - 1) / nodes
+
+
+def vectors_sent(topology: Topology) -> np.ndarray:
+    """Returns how many vectors a node sends in each step of a period, on average over the nodes.
+
+    Times the bytes of a vector this is the traffic of a method that exchanges one vector in a step;
+    of `topology.full(nodes)` it is that of `AllReduce`.
+
+    Args:
+        topology: Who averages with whom.
+
+    Returns:
+        `(period,)` float64.
+    """
+    if is_full(topology):
+        return np.array([all_reduced(topology.nodes)])
+    return (rounds(topology).partners != np.arange(topology.nodes)).sum(1).mean(1)
 
 
 def stacked(topology: Topology) -> Callable:
     """Returns the `pull` of `Mixing` for `z` of the shape `(nodes, n)`, all nodes in one tensor."""
-    matrices = (topology.matrices - np.eye(topology.nodes)).astype(np.float32)
+    if is_full(topology):
+        return lambda z, step: tf.reduce_mean(z, 0) - z
+    partners, weights = rounds(topology)
 
     def pull(z: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        # Rows sum to 0, so any vector may be taken away: small differences stay exact.
-        return tf.matmul(tf.gather(matrices, step % topology.period), z - z[0])
+        step = tf.cast(step % topology.period, tf.int32)
+        pulled = tf.zeros_like(z)
+        # No matrix product: GPUs round its factors.
+        for index in range(partners.shape[1]):
+            weight = tf.gather(tf.constant(weights[:, index, :, None], z.dtype), step)
+            pulled += weight * (tf.gather(z, tf.gather(partners[:, index], step)) - z)
+        return pulled
 
     return pull
 
@@ -61,9 +96,6 @@ class Mixing:
     Args:
         topology: One node for each replica. None: `mean` alone is used.
         strategy: Their strategy.
-
-    Attributes:
-        exchanges: `(period,)`, how many vectors a replica sends in a step, on average.
     """
 
     def __init__(self, topology: Topology | None, strategy: tf.distribute.Strategy):
@@ -74,13 +106,9 @@ class Mixing:
                 f"Received: {self._replicas}"
             )
         self._keys = next(_numbers) * _MOST_REPLICAS**2
-        # A ring of all replicas adds up and hands round, a part of the vector at a time.
-        self.exchanges = np.array([2 * (self._replicas - 1) / self._replicas])
         self._rounds: Rounds | None = None
-        if topology is not None and not _is_full(topology):
+        if topology is not None and not is_full(topology):
             self._rounds = rounds(topology)
-            pairs = self._rounds.partners != np.arange(topology.nodes)
-            self.exchanges = pairs.sum(1).mean(1)
         with strategy.scope():
             # Without a resource on each device on which its collectives wait for each other,
             # TensorFlow puts the halves of an exchange one after the other, a deadlock.
@@ -97,7 +125,7 @@ class Mixing:
         What neighbours agree on cancels before anything is rounded.
 
         Args:
-            z: `(n,)` float32, this replica's.
+            z: `(n,)` float32 or float64, this replica's.
             step: Number of the step, an integer scalar.
         """
         if self._rounds is None:
@@ -108,7 +136,7 @@ class Mixing:
         pulls = [tf.zeros_like(z)]
         for index in range(partners.shape[1]):
             partner = tf.gather(partners[:, index], step)[replica]
-            weight = tf.gather(weights[:, index], step)[replica]
+            weight = tf.gather(tf.constant(weights[:, index], z.dtype), step)[replica]
             difference = functools.partial(self._difference, z, replica, partner)
             if (partners[:, index] == np.arange(self._replicas)).any():
                 nothing = functools.partial(tf.zeros_like, z)
@@ -150,7 +178,8 @@ def _local(variable: tf.Variable) -> tf.Variable:
     return variable if own is None else own()
 
 
-def _is_full(topology: Topology) -> bool:
+def is_full(topology: Topology) -> bool:
+    """Whether every step averages exactly, all nodes with equal weights."""
     return topology.period == 1 and np.allclose(topology.matrices, 1 / topology.nodes, atol=0)
 
 

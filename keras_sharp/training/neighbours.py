@@ -1,15 +1,17 @@
 """Momentum SGD in which nodes average with their neighbours alone."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_sharp.training import topology as topologies
 from keras_sharp.training.forward import Forward
-from keras_sharp.training.mixing import Mixing
-from keras_sharp.training.own_weights import OwnWeights, flatten, unflatten
+from keras_sharp.training.mixing import Mixing, vectors_sent
+from keras_sharp.training.own_weights import OwnWeights, flatten, unflatten, vector_type
 from keras_sharp.training.topology import Topology
 
 
@@ -21,14 +23,15 @@ class Neighbours(OwnWeights):
     gradient `g_i` of its own part of the batch, to which `lambda x_i` is added before anything is
     exchanged, and weights `w_ij` for the vectors of its neighbours.
 
-    The same object serves a `Trainer`, one node on each replica, and a `Simulation`.
+    A `Trainer` has one node on each replica; a `Simulation` takes any number. A method of one's own
+    is a subclass with an `update`.
 
     Args:
         topology: Who averages with whom.
 
     Raises:
-        ValueError: If the argument is no topology; by `fit`, if optimizer or number of replicas
-            don't fit.
+        ValueError: If the argument is no topology; by `fit`, if optimizer, constraints or number of
+            replicas don't fit.
 
     Example:
     ```python
@@ -48,6 +51,9 @@ class Neighbours(OwnWeights):
         The weight decay of Keras's SGD shrinks the weights outside of the momentum; here, as in the
         papers on these methods, it is part of the gradient. Velocities don't remember old learning
         rates, as in `CorrectedSGD`.
+
+        The names `DADmSGD` and `AWCDmSGD` are those by which Yuan et al. (2021) seem to call these
+        updates. Their paper was not at hand to confirm it.
     """
 
     # Vectors that a node tells its neighbours in a step.
@@ -82,19 +88,19 @@ class Neighbours(OwnWeights):
     def build(
         self,
         strategy: tf.distribute.Strategy,
-        optimizer: keras.optimizers.Optimizer,
+        model: keras.Model,
         forward: Forward,
     ) -> None:
         """Prepares the exchange; see `OwnWeights`."""
-        self.check_optimizer(optimizer)
-        super().build(strategy, optimizer, forward)
+        super().build(strategy, model, forward)
         if self.topology.nodes != strategy.num_replicas_in_sync:
             raise ValueError(
                 "`topology` must have one node for each replica. Received: "
                 f"{self.topology.nodes} nodes, {strategy.num_replicas_in_sync} replicas"
             )
         self._mixing = Mixing(self.topology, strategy)
-        self._rate_before = keras.Variable(0.0, trainable=False, name="rate_before")
+        dtype = vector_type(forward.trainable).name
+        self._rate_before = keras.Variable(0.0, dtype=dtype, trainable=False, name="rate_before")
         self._own.append(self._rate_before)
 
     def apply(self, gradients: list, optimizer_step: Callable) -> None:
@@ -104,10 +110,9 @@ class Neighbours(OwnWeights):
         self.move(moved, self._strategy.run(self._moved, args=(gradients,)))
         optimizer.iterations.assign_add(1)
 
-    def bytes_per_step(self, step: int) -> float:
-        """Returns how many bytes a replica sends in a step; see `OwnWeights`."""
-        exchanges = self._mixing.exchanges
-        return self.vectors * self.bytes_of_weights * float(exchanges[step % len(exchanges)])
+    def vectors_per_step(self, step: int) -> float:
+        """Returns how many vectors a node sends in a step; see `OwnWeights`. Known at once."""
+        return self.vectors * float(self._sent[step % len(self._sent)])
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments the communication was made with."""
@@ -119,7 +124,8 @@ class Neighbours(OwnWeights):
         Raises:
             ValueError: If it isn't.
         """
-        options = ("nesterov", "clipnorm", "clipvalue", "global_clipnorm", "use_ema")
+        super().check_optimizer(optimizer)
+        options = ("nesterov", "clipnorm", "clipvalue", "global_clipnorm")
         options += ("gradient_accumulation_steps",)
         plain = isinstance(optimizer, keras.optimizers.SGD)
         used = [name for name in options if getattr(optimizer, name, None)]
@@ -130,6 +136,10 @@ class Neighbours(OwnWeights):
                 f"{type(optimizer).__name__} with {used}"
             )
 
+    @functools.cached_property
+    def _sent(self) -> np.ndarray:
+        return vectors_sent(self.topology)
+
     def _moved(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
         """Returns new weights, momenta and learning rate of this replica."""
         trainable, optimizer = self._forward.trainable, self._optimizer
@@ -139,7 +149,7 @@ class Neighbours(OwnWeights):
         gradients = decayed(optimizer, self._forward, weights, gradients)
         x, g = flatten(weights), flatten(gradients)
         m = flatten(momenta) if momenta else tf.zeros_like(x)
-        rate = tf.cast(optimizer.learning_rate, tf.float32)
+        rate = tf.cast(optimizer.learning_rate, x.dtype)
         ratio = rate_ratio(rate, tf.convert_to_tensor(self._rate_before.value))
         x, m = self.update(
             x, g, m, rate, ratio, optimizer.momentum, lambda z: self._mixing.pull(z, step)
@@ -148,7 +158,14 @@ class Neighbours(OwnWeights):
 
 
 class DSGD(Neighbours):
-    """`x_i <- sum_j w_ij (x_j - gamma g_j)`: adapt, then combine. No momentum."""
+    """`x_i <- sum_j w_ij (x_j - gamma g_j)`: adapt, then combine. No momentum.
+
+    References:
+        - [Lian et al., 2017](https://arxiv.org/abs/1705.09056)
+
+    Note:
+        Lian et al. average the weights before the step, as `AWCDmSGD` does without momentum.
+    """
 
     def check_optimizer(self, optimizer: keras.optimizers.Optimizer) -> None:
         """Checks that an optimizer is plain SGD without momentum."""
@@ -185,7 +202,7 @@ class DmSGD(Neighbours):
 class PmSGD(DmSGD):
     """SGD with momentum on all nodes together, the reference: `DmSGD` on the full graph.
 
-    In a `Trainer`, `AllReduce` with `CorrectedSGD` takes the same steps.
+    In a `Trainer`, `AllReduce` with `CorrectedSGD` takes the same steps, but for the weight decay.
 
     Args:
         nodes: Number of nodes.
@@ -232,7 +249,14 @@ class QGDmSGD(Neighbours):
         m_i <- beta m_i + (1 - beta) (x_i - x_i') / gamma
         x_i <- x_i'
 
-    Kept is `gamma m`, so a learning rate of 0 does no harm.
+    Kept is `gamma m`: nothing is divided by the learning rate. A step at a rate of 0 forgets the
+    momentum.
+
+    References:
+        - [Lin et al., 2021](https://arxiv.org/abs/2102.04761)
+
+    Note:
+        Without Nesterov's momentum, which the paper also has.
     """
 
     def update(self, x, g, m, rate, ratio, beta, pull):
@@ -251,7 +275,8 @@ class DecentLaM(Neighbours):
         x_i <- x_i - v_i
 
     Without noise it ends where DSGD does, whatever the momentum. This is the paper's rule with
-    `v = gamma m`: nothing is divided by the learning rate, which may be 0.
+    `v = gamma m`: nothing is divided by the learning rate. A step at a rate of 0 mixes, and
+    forgets the momentum before it.
 
     References:
         - [Yuan et al., 2021](https://arxiv.org/abs/2104.11981)
@@ -280,4 +305,4 @@ def decayed(
 
 def rate_ratio(rate: tf.Tensor, before: tf.Tensor) -> tf.Tensor:
     """Returns the quotient of two learning rates, 1 where the one before is 0."""
-    return tf.where(before > 0, tf.math.divide_no_nan(rate, before), 1.0)
+    return tf.where(before > 0, tf.math.divide_no_nan(rate, before), tf.ones_like(rate))

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sharp.arguments import integer
+from keras_sharp.labelled import labelled, number_of_examples
 from keras_sharp.losses import LossTerms
 from keras_sharp.training.forward import Contribution, Forward
 from keras_sharp.training.mixing import stacked
@@ -28,16 +29,17 @@ class Simulation:
 
     Args:
         model: A built Keras model on one device.
-        optimizer: A `keras.optimizers.SGD`; momentum and weight decay are those of the method.
+        optimizer: A new `keras.optimizers.SGD`; momentum and weight decay are those of the method.
         loss: Any form `compile(loss=...)` takes.
         communication: A method and its topology, such as `DecentLaM(topology.ring(64))`.
         metrics: Any form `compile(metrics=...)` takes.
 
     Attributes:
-        weights: Variable `(nodes, n)` float32, the weights of a node in a row.
+        weights: Variable `(nodes, n)`, the weights of a node in a row; float32, or float64 if the
+            model is.
 
     Raises:
-        ValueError: If optimizer and communication don't fit.
+        ValueError: If model, optimizer and communication don't fit, or the optimizer was used.
 
     Example:
     ```python
@@ -64,8 +66,15 @@ class Simulation:
                 "`communication` must be a method like `DecentLaM(topology.ring(64))`. "
                 f"Received: communication={communication!r}"
             )
-        communication.check_optimizer(optimizer)
         model.compile(optimizer, loss, metrics=metrics, jit_compile=False)
+        # For `mixed_float16` Keras makes another optimizer of it.
+        communication.check_optimizer(model.optimizer)
+        communication.check_weights(model.trainable_variables)
+        if steps := int(optimizer.iterations.numpy()):
+            raise ValueError(
+                "`optimizer` must be new: nodes start without momentum at step 0. Received: an "
+                f"optimizer that has taken {steps} steps"
+            )
         optimizer.build(model.trainable_variables)
         self.model = model
         self._optimizer = optimizer
@@ -76,7 +85,7 @@ class Simulation:
         nodes = communication.topology.nodes
         self.weights = tf.Variable(tf.tile(start[None], [nodes, 1]), trainable=False)
         self._momenta = tf.Variable(tf.zeros_like(self.weights), trainable=False)
-        self._rate_before = tf.Variable(0.0, trainable=False)
+        self._rate_before = tf.Variable(tf.zeros((), start.dtype), trainable=False)
         self._run = tf.function(self._steps, autograph=False)
 
     def fit(
@@ -89,7 +98,10 @@ class Simulation:
         shuffle: bool = True,
         seed: int = 0,
     ) -> dict[str, np.ndarray]:
-        """Takes steps on every node.
+        """Takes steps on every node, and leaves the mean of the nodes in the model.
+
+        A second call goes on where the first ended: with the same arguments two calls of 100 steps
+        are one of 200.
 
         Args:
             data: `(x, y)`, arrays.
@@ -106,28 +118,29 @@ class Simulation:
             `|w_i - mean|^2` after it.
 
         Raises:
-            ValueError: If there is not one part of `split` for each node, with examples in it, or
-                a label is no class.
+            ValueError: If the arrays have different lengths, if there is not one part of `split`
+                for each node, with indices of examples in it, or if a label is no class.
             FloatingPointError: If the loss is not finite.
         """
         nodes = self._method.topology.nodes
-        if len(split) != nodes or not all(len(part) for part in split):
-            raise ValueError(
-                f"`split` must have a part with examples for each of {nodes} nodes. Received: "
-                f"{len(split)} parts with {[len(part) for part in split]} examples"
-            )
+        data = keras.tree.map_structure(np.asarray, labelled(data))
+        _check_split(split, nodes, number_of_examples(data))
         batch_size, steps = integer("batch_size", batch_size), integer("steps", steps)
+        done = int(self._optimizer.iterations.numpy())
+        span = done * batch_size, (done + steps) * batch_size
         parts = zip(split, np.random.SeedSequence(seed).spawn(nodes), strict=True)
-        orders = [_order(part, steps * batch_size, shuffle and key) for part, key in parts]
+        orders = [_order(part, *span, shuffle and key) for part, key in parts]
         order = np.stack(orders).reshape(nodes, steps, batch_size).swapaxes(0, 1)
         data = keras.tree.map_structure(tf.convert_to_tensor, data)
         order, rows = tf.constant(order, tf.int32), []
-        for first in range(0, steps, _STEPS_PER_CALL):
-            count = min(_STEPS_PER_CALL, steps - first)
-            rows.append(self._run(data, order, tf.constant(first), tf.constant(count)).numpy())
-            _check(rows[-1], first)
+        try:
+            for first in range(0, steps, _STEPS_PER_CALL):
+                count = min(_STEPS_PER_CALL, steps - first)
+                rows.append(self._run(data, order, tf.constant(first), tf.constant(count)).numpy())
+                _check(rows[-1], done + first)
+        finally:
+            self._assign(tf.reduce_mean(self.weights, 0))
         rows = np.concatenate(rows)
-        self._assign(tf.reduce_mean(self.weights, 0))
         return {"loss": rows[:, 0], "consensus_distance": rows[:, 1]}
 
     def evaluate(self, data: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
@@ -151,6 +164,15 @@ class Simulation:
         return of_mean | {
             names[name]: float(np.mean([result[name] for result in each])) for name in of_mean
         }
+
+    def bytes_per_step(self, step: int) -> float:
+        """Returns how many bytes a node would send, on average over them; see `OwnWeights`.
+
+        Args:
+            step: Number of the step, from 0.
+        """
+        size = self.weights.shape[1] * self.weights.dtype.size
+        return self._method.vectors_per_step(step) * size
 
     def _assign(self, weights: tf.Tensor) -> None:
         trainable = self._forward.trainable
@@ -188,7 +210,7 @@ class Simulation:
         found = tf.vectorized_map(contribution, (numbers, x, batch))
         optimizer = self._optimizer
         step = tf.convert_to_tensor(optimizer.iterations.value)
-        rate = tf.cast(optimizer.learning_rate, tf.float32)
+        rate = tf.cast(optimizer.learning_rate, x.dtype)
         ratio = rate_ratio(rate, tf.convert_to_tensor(self._rate_before))
         pull = lambda z: self._pull(z, step)  # noqa: E731
         x, m = self._method.update(x, found.gradients[0], m, rate, ratio, optimizer.momentum, pull)
@@ -201,7 +223,7 @@ class Simulation:
         bad, *terms = tf.unstack(tf.reduce_mean(found.values, 0))
         losses = [t.weight * value for t, value in zip(self._forward.terms, terms, strict=True)]
         distance = tf.reduce_mean(tf.reduce_sum((x - tf.reduce_mean(x, 0)) ** 2, 1))
-        return tf.stack([tf.add_n(losses), distance, bad])
+        return tf.stack([tf.add_n(losses), tf.cast(distance, tf.float32), bad])
 
 
 def descend(
@@ -234,13 +256,30 @@ def descend(
     return x
 
 
-def _order(part: np.ndarray, length: int, key: Any) -> np.ndarray:
-    """Returns the examples of a node, round after round, shuffled if there is a key."""
-    rounds = -(-length // len(part))
+def _order(part: np.ndarray, first: int, end: int, key: Any) -> np.ndarray:
+    """Returns some of the examples of a node, round after round, shuffled if there is a key."""
+    # Rounds before the first are shuffled, too: each depends on those before it.
+    rounds = -(-end // len(part))
     orders = np.tile(np.asarray(part), (rounds, 1))
     if key:
         orders = np.random.default_rng(key).permuted(orders, axis=1)
-    return orders.ravel()[:length]
+    return orders.ravel()[first:end]
+
+
+def _check_split(split: Sequence[np.ndarray], nodes: int, examples: int) -> None:
+    if len(split) != nodes or not all(len(part) for part in split):
+        raise ValueError(
+            f"`split` must have a part with examples for each of {nodes} nodes. Received: "
+            f"{len(split)} parts with {[len(part) for part in split]} examples"
+        )
+    for node, part in enumerate(map(np.asarray, split)):
+        indices = part.ndim == 1 and part.dtype.kind in "iu"
+        if not indices or part.min() < 0 or part.max() >= examples:
+            raise ValueError(
+                f"`split` must have indices of examples, integers from 0 to {examples - 1}. "
+                f"Received: for node {node} {part.dtype} of shape {part.shape}, from "
+                f"{part.min()} to {part.max()}"
+            )
 
 
 def _check(rows: np.ndarray, first: int) -> None:

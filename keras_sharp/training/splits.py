@@ -26,11 +26,11 @@ def even(examples: int, nodes: int, *, seed: int = 0) -> list[np.ndarray]:
 def by_class(labels: np.ndarray, nodes: int, *, pieces: int = 2, seed: int = 0) -> list[np.ndarray]:
     """Gives every node examples of few classes.
 
-    Sorted by class, the examples are cut into `pieces * nodes` equal pieces, and each node gets
-    `pieces` of them at random.
+    Sorted by class, the examples are cut into `pieces * nodes` pieces, equal up to one example, and
+    each node gets `pieces` of them at random.
 
     Args:
-        labels: `(examples,)` integers.
+        labels: `(examples,)` or `(examples, 1)` integers.
         nodes: Number of nodes.
         pieces: Pieces of a node.
         seed: Decides who gets what.
@@ -39,13 +39,13 @@ def by_class(labels: np.ndarray, nodes: int, *, pieces: int = 2, seed: int = 0) 
         The indices of each node's examples.
 
     Raises:
-        ValueError: If there are too few examples.
+        ValueError: If there are too few examples, or labels of another shape.
 
     References:
         - [McMahan et al., 2017](https://arxiv.org/abs/1602.05629), section 3
     """
     count = integer("nodes", nodes) * integer("pieces", pieces)
-    labels, rng = np.ravel(labels), np.random.default_rng(seed)
+    labels, rng = _one_each(labels), np.random.default_rng(seed)
     _check_enough(len(labels), count)
     order = rng.permutation(len(labels))
     cut = np.array_split(order[np.argsort(labels[order], kind="stable")], count)
@@ -61,7 +61,7 @@ def dirichlet(labels: np.ndarray, nodes: int, *, alpha: float, seed: int = 0) ->
     have equally many examples, up to one. As classes run out, the last nodes take what is left.
 
     Args:
-        labels: `(examples,)` integers.
+        labels: `(examples,)` or `(examples, 1)` integers.
         nodes: Number of nodes.
         alpha: Concentration.
         seed: Decides who gets what.
@@ -70,13 +70,18 @@ def dirichlet(labels: np.ndarray, nodes: int, *, alpha: float, seed: int = 0) ->
         The indices of each node's examples.
 
     Raises:
-        ValueError: If there are too few examples, or `alpha` is not positive.
+        ValueError: If there are too few examples or labels of another shape, or `alpha` is not
+            positive.
 
     References:
         - [Hsu et al., 2019](https://arxiv.org/abs/1909.06335), section 2
+
+    Note:
+        The paper's parameter is `alpha` times the proportions: its `alpha` is this one times the
+        number of classes. Here all entries are `alpha` if the classes are equally frequent.
     """
     alpha, rng = positive("alpha", alpha), np.random.default_rng(seed)
-    labels = np.ravel(labels)
+    labels = _one_each(labels)
     _check_enough(len(labels), nodes)
     order = rng.permutation(len(labels))
     classes = np.unique(labels)
@@ -99,6 +104,17 @@ def dirichlet(labels: np.ndarray, nodes: int, *, alpha: float, seed: int = 0) ->
         own = zip(pools, before, taken, strict=True)
         split.append(np.concatenate([pool[a:b] for pool, a, b in own]))
     return split
+
+
+def _one_each(labels: np.ndarray) -> np.ndarray:
+    """Returns labels as `(examples,)`."""
+    labels = np.asarray(labels)
+    if labels.ndim != 1 and (labels.ndim != 2 or labels.shape[1] != 1):
+        raise ValueError(
+            "`labels` must have the shape (examples,) or (examples, 1); of one-hot labels take "
+            f"`labels.argmax(1)`. Received: shape {labels.shape}"
+        )
+    return labels.ravel()
 
 
 def _check_enough(examples: int, least: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sharp.training.forward import Forward, loss_scale
-from keras_sharp.training.own_weights import OwnWeights
+from keras_sharp.training.own_weights import OwnWeights, assign_each
 from keras_sharp.training.passes import Evaluation, Passes
 from keras_sharp.training.split import Batch
 from keras_sharp.training.strategy import chain_of
@@ -126,9 +126,7 @@ class Step:
 
     def assign(self, variables: list[tf.Variable], values: list) -> None:
         """Assigns values on every replica, the same on all, to variables a rule has for itself."""
-        for variable, value in zip(variables, values, strict=True):
-            # In a replica, assigning asks how to average.
-            self._strategy.extended.update(variable, _assign, args=(value,))
+        assign_each(self._strategy, variables, values)
 
 
 class TrainStep:
@@ -234,10 +232,6 @@ class TrainStep:
         connected = self._forward.connected
         gradient = [g if i in connected else None for i, g in enumerate(gradient)]
         self._optimizer.apply(gradient, self._forward.trainable)
-
-
-def _assign(variable: tf.Variable, value: tf.Tensor) -> None:
-    variable.assign(value)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Who averages with whom, and with which weights."""
 
 import dataclasses
-import functools
 
 import numpy as np
 
@@ -17,7 +16,8 @@ class Topology:
 
     The functions of this module make the usual ones. Their weights are those of Metropolis,
     `W[i, j] = 1 / max(d_i, d_j)` for neighbours, where `d_i` counts node `i` and its neighbours;
-    the node itself gets the rest. Where all have equally many neighbours these are uniform.
+    the node itself gets the rest. Where all have equally many neighbours these are uniform, as are
+    those of directed graphs.
 
     Args:
         name: For messages and plots.
@@ -31,6 +31,9 @@ class Topology:
     ring = keras_sharp.training.topology.ring(8)
     ring.spectral_gap  # 0.195
     ```
+
+    References:
+        - [Ying et al., 2021](https://arxiv.org/abs/2110.13363), on exponential graphs
     """
 
     name: str
@@ -74,9 +77,18 @@ class Topology:
         Of a single matrix, the second largest modulus of its eigenvalues. Of several, that of their
         product, per step.
         """
-        product = functools.reduce(lambda before, w: w @ before, self.matrices)
-        differences = product - 1 / self.nodes
-        return float(np.abs(np.linalg.eigvals(differences)).max() ** (1 / self.period))
+        # A long product is smaller than what rounding leaves of the mean, which is therefore taken
+        # away from each factor, and in the end smaller than any float.
+        product, exponent = np.eye(self.nodes), 0
+        for matrix in self.matrices:
+            product = (matrix - 1 / self.nodes) @ product
+            largest = np.abs(product).max()
+            if largest < 1e-14:  # a product of entries of about 1 that is 0 but for rounding
+                return 0.0
+            power = int(np.frexp(largest)[1])
+            product, exponent = np.ldexp(product, -power), exponent + power
+        eigenvalue = np.abs(np.linalg.eigvals(product)).max()
+        return float(eigenvalue ** (1 / self.period) * 2 ** (exponent / self.period))
 
     @property
     def spectral_gap(self) -> float:
@@ -89,7 +101,7 @@ class Topology:
 
 
 def ring(nodes: int) -> Topology:
-    """Every node has two neighbours, weights 1/3."""
+    """Every node has two neighbours, weights 1/3; of two nodes each has one, weights 1/2."""
     return _circulant("ring", integer("nodes", nodes), [1, -1])
 
 

@@ -18,6 +18,7 @@ from keras_sharp.training.engine import Engine
 from keras_sharp.training.fingerprint import describe, describe_model
 from keras_sharp.training.gradient import Plain
 from keras_sharp.training.loop import Loop, StepsPerCall
+from keras_sharp.training.own_weights import OwnWeights
 from keras_sharp.training.record import Record
 from keras_sharp.training.step import LOSS, SIZE, TERMS
 from keras_sharp.training.strategy import chain_of, choose_strategy
@@ -186,6 +187,7 @@ class Trainer:
             ValueError: If data or settings are of no use, or the checkpoint is of another training.
             FloatingPointError: If the loss or, after an epoch, the weights are not finite; the
                 checkpoint stays that of the epoch before.
+            RuntimeError: If replicas with weights of their own wait in vain for each other.
         """
         epochs = integer("epochs", epochs)
         seed = integer("seed", seed, least=0)
@@ -206,12 +208,16 @@ class Trainer:
             epochs=epochs,
             steps=source.steps,
         )
+        if isinstance(self._communication, OwnWeights):
+            self._communication.check_callbacks(chain.callbacks)
         settings = {}
         if checkpoint is not None:  # hashing the data takes its time
             settings = self._settings | source.describe() | {"seed": seed, "shuffle": shuffle}
             settings["validation"] = None if validation is None else validation.describe()
             settings["model"] = describe_model(self.model)
             settings["logs"] = sorted(self.model.get_metrics_result())
+            if isinstance(self._communication, OwnWeights):
+                settings["replicas"] = self.strategy.num_replicas_in_sync
         schedules = [getattr(o, "_learning_rate", None) for o in chain_of(self.model.optimizer)]
         parts = [self._gradient, self._communication, *schedules, *chain.callbacks]
         record = Record(checkpoint, self.model, settings, parts)
@@ -231,23 +237,23 @@ class Trainer:
         logs, last = record.last_logs(), epochs
         if record.stopped:  # killed before the callbacks were told of the end
             self.model.stop_training, last = True, record.epoch
-        for epoch in range(record.epoch or self.model._initial_epoch or 0, last):
-            self.model.reset_metrics()
-            if (steps := source.steps_in(epoch)) != chain.params["steps"]:
-                chain.set_params(chain.params | {"steps": steps})
-            chain.on_epoch_begin(epoch)
-            source.begin(seed if shuffle else None, epoch)
-            self.batch_losses, logs = self._train(source, epoch, calls, chain)
-            with self._engine.consensus() as figures:
-                logs |= figures
-                if validation is not None:
-                    results = self._evaluate(validation, chain)
-                    logs |= {f"val_{name}": value for name, value in results.items()}
-                chain.on_epoch_end(epoch, logs)
-                record.save(epoch + 1, self.batch_losses)
-            if self.model.stop_training:
-                break
-        self._engine.settle()
+        with self._engine.settled():
+            for epoch in range(record.epoch or self.model._initial_epoch or 0, last):
+                self.model.reset_metrics()
+                if (steps := source.steps_in(epoch)) != chain.params["steps"]:
+                    chain.set_params(chain.params | {"steps": steps})
+                chain.on_epoch_begin(epoch)
+                source.begin(seed if shuffle else None, epoch)
+                self.batch_losses, logs = self._train(source, epoch, calls, chain)
+                with self._engine.consensus() as figures:
+                    logs |= figures
+                    if validation is not None:
+                        results = self._evaluate(validation, chain)
+                        logs |= {f"val_{name}": value for name, value in results.items()}
+                    chain.on_epoch_end(epoch, logs)
+                    record.save(epoch + 1, self.batch_losses)
+                if self.model.stop_training:
+                    break
         # As in `fit`: an optimizer that averages the weights leaves the average in the model.
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         chain.on_train_end(logs)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from replica_weights import KeepReplicas
 
 from keras_sharp.training import Trainer, topology
-from keras_sharp.training.mixing import Mixing
+from keras_sharp.training.mixing import Mixing, stacked
 from keras_sharp.training.neighbours import (
     DSGD,
     AWCDmSGD,
@@ -157,6 +157,46 @@ def test_replicas_average_as_the_matrices_say(replicas):
         found = np.stack([each.numpy() for each in local], 1)
         expected = [each.matrix(step) @ z for each in made]
         np.testing.assert_allclose(found, expected, atol=5e-7)
+        on_one_device = [z + stacked(each)(tf.constant(z), tf.constant(step)) for each in made]
+        np.testing.assert_allclose(on_one_device, expected, atol=5e-7)
+
+
+class Stop(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_training_goes_on_with_what_each_replica_had(replicas, tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 4, 2)), rng.normal(size=(2, 4, 1))
+    graph = topology.Topology("pair", [[[0.7, 0.3], [0.3, 0.7]]])
+    strategy, rates = replicas(2), [0.0, 0.125, 0.25, 0.0625, 0.0625]
+
+    def make():
+        with strategy.scope():
+            dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+            model = keras.Sequential([keras.Input((2,)), dense])
+            rate = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1, 2], rates[:4])
+            optimizer = keras.optimizers.SGD(rate, momentum=0.9)
+            return Trainer(model, optimizer, "mse", communication=DecentLaM(graph))
+
+    def gradients(w):
+        return 2 * np.einsum("nki,nk->ni", x, np.einsum("nki,ni->nk", x, w) - y[..., 0]) / 4
+
+    options = {"batch_size": 8, "epochs": 5, "shuffle": False, "verbose": 0}
+    options["checkpoint"] = tmp_path / "training.npz"
+    data = x.reshape(8, 2), y.reshape(8, 1)
+    with pytest.raises(KeyboardInterrupt):
+        make().fit(data, **options, callbacks=[Stop()])
+    trainer = make()
+    keep = KeepReplicas(trainer._communication)
+    trainer.fit(data, **options, callbacks=[keep])
+    expected = descend(DecentLaM(graph), gradients, np.ones((2, 2)), rates, momentum=0.9)
+    assert np.ptp(expected, axis=0).min() > 0.01
+    # To more digits than float32 has.
+    np.testing.assert_allclose(keep.weights, expected, rtol=1e-12)
 
 
 def train_both(net, loss, blobs, strategy, make):
@@ -202,6 +242,7 @@ def test_replicas_and_stacked_nodes_take_the_same_steps(net, loss, blobs, replic
     size = 4 * sum(np.prod(v.shape) for v in trainer.model.trainable_variables)
     # A ring of four is two rounds.
     assert trainer._communication.bytes_per_step(3) == 2 * size
+    assert DADmSGD(topology.ring(4)).vectors_per_step(3) == 4
     # What is left is the mean, on every replica.
     kernel = trainer.model.trainable_variables[0]
     first, *others = strategy.experimental_local_results(kernel.value)
@@ -255,6 +296,8 @@ def test_what_does_not_fit_is_refused(net, loss, blobs):
         Simulation(net(), keras.optimizers.Adam(), loss, DmSGD(topology.ring(4)))
     with pytest.raises(ValueError, match="`optimizer` must have no momentum"):
         Simulation(net(), keras.optimizers.SGD(0.1, momentum=0.9), loss, DSGD(topology.ring(4)))
+    with pytest.raises(ValueError, match="must not have `use_ema`"):
+        DSGD(topology.ring(4)).check_optimizer(keras.optimizers.SGD(0.1, use_ema=True))
     with pytest.raises(ValueError, match="`topology` must be a topology"):
         DmSGD("ring")
     trainer = Trainer(net(), "sgd", loss, communication=DSGD(topology.ring(4)))

@@ -6,7 +6,7 @@ import pytest
 
 from keras_sharp.optimizers import CorrectedSGD
 from keras_sharp.training import Trainer, splits, topology
-from keras_sharp.training.neighbours import DecentLaM, PmSGD
+from keras_sharp.training.neighbours import DSGD, DecentLaM, PmSGD
 from keras_sharp.training.simulation import Simulation
 
 
@@ -51,8 +51,72 @@ def test_nodes_draw_masks_of_their_own_and_are_evaluated(net, loss, blobs):
     assert found["accuracy"] == pytest.approx((predicted == blobs[1]).mean(), abs=1e-6)
     with pytest.raises(ValueError, match="`split` must have a part with examples for each of 6"):
         simulation.fit(blobs, same[1:], batch_size=8, steps=1)
+    for part in (np.array([130]), np.array([-1]), np.ones(8, bool)):
+        with pytest.raises(ValueError, match="indices of examples, integers from 0 to 129"):
+            simulation.fit(blobs, [*same[1:], part], batch_size=8, steps=1)
+    with pytest.raises(ValueError, match="must have the same first dimension"):
+        simulation.fit((blobs[0], blobs[1][:-1]), same, batch_size=8, steps=1)
+    # A ring exchanges with both sides.
+    assert simulation.bytes_per_step(0) == 2 * 4 * weights.shape[1]
+    with pytest.raises(ValueError, match="`optimizer` must be new"):
+        Simulation(net(), sgd, loss, method)
     with pytest.raises(ValueError, match="Labels must be integers"):
         simulation.fit((blobs[0], blobs[1] + 9), same, batch_size=8, steps=1)
+
+
+def linear(**options):
+    dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones", **options)
+    return keras.Sequential([keras.Input((2,)), dense])
+
+
+@pytest.mark.usefixtures("float64")
+def test_two_calls_go_on_and_the_weights_decay_by_hand():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(9, 2)), rng.normal(size=(9, 1))
+    split, graph, rate, decay = np.arange(9).reshape(3, 3), topology.grid(3), 0.1, 0.5
+    sgd = keras.optimizers.SGD(rate, weight_decay=decay)
+    simulation = Simulation(linear(), sgd, "mse", DSGD(graph))
+    losses = []
+    for steps in (2, 3):
+        options = {"batch_size": 2, "steps": steps, "shuffle": False}
+        losses.extend(simulation.fit((x, y), split, **options)["loss"])
+    w, expected = np.ones((3, 2)), []
+    for step in range(5):
+        seen = split[:, [2 * step % 3, (2 * step + 1) % 3]]
+        errors = np.einsum("nki,ni->nk", x[seen], w) - y[seen, 0]
+        expected.append((errors**2).mean())
+        g = 2 * np.einsum("nki,nk->ni", x[seen], errors) / 2 + decay * w
+        w = graph.matrix(step) @ (w - rate * g)
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    # To more digits than float32 has.
+    np.testing.assert_allclose(simulation.weights.numpy(), w, rtol=1e-12)
+    np.testing.assert_allclose(simulation.model.get_weights()[0][:, 0], w.mean(0), rtol=1e-12)
+
+
+def test_shuffled_rounds_go_on_too(net, loss, blobs):
+    made = []
+    for calls in ([7], [3, 4]):
+        sgd = keras.optimizers.SGD(0.1, momentum=0.9)
+        simulation = Simulation(linear(), sgd, "mse", DecentLaM(topology.ring(3)))
+        data, split = (blobs[0][:, :2], blobs[0][:, 2:3]), np.arange(15).reshape(3, 5)
+        for steps in calls:
+            simulation.fit(data, split, batch_size=2, steps=steps, seed=1)
+        made.append(simulation.weights.numpy())
+    np.testing.assert_array_equal(*made)
+
+
+def test_models_whose_steps_would_be_others_are_refused():
+    method = DSGD(topology.ring(3))
+    keep = keras.constraints.NonNeg()
+    with pytest.raises(ValueError, match="`model` must have no constraints for DSGD"):
+        Simulation(linear(kernel_constraint=keep), keras.optimizers.SGD(), "mse", method)
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = linear()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    with pytest.raises(ValueError, match="use `mixed_bfloat16`"):
+        Simulation(model, keras.optimizers.SGD(), "mse", method)
 
 
 def classes_of(split, labels):
@@ -80,5 +144,8 @@ def test_splits_deal_every_example_once():
     assert all(np.sort(each)[-2:].sum() > 0.7 * each.sum() for each in first)
     with pytest.raises(ValueError, match="an example for each node"):
         splits.even(3, 4)
+    for split in (splits.by_class, lambda *args: splits.dirichlet(*args, alpha=1)):
+        with pytest.raises(ValueError, match="`labels` must have the shape"):
+            split(np.eye(10)[labels], 4)
     with pytest.raises(ValueError, match="`alpha` must be positive"):
         splits.dirichlet(labels, 4, alpha=0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_sharp.training import topology
-from keras_sharp.training.mixing import rounds
+from keras_sharp.training.mixing import rounds, vectors_sent
 
 KINDS = [
     topology.ring,
@@ -60,6 +60,22 @@ def test_rows_and_columns_sum_to_one_for_any_number_of_nodes(kind):
 def test_second_eigenvalue(kind, nodes, expected):
     assert kind(nodes).second_eigenvalue == pytest.approx(expected, abs=1e-4)
     assert kind(nodes).spectral_gap == pytest.approx(1 - expected, abs=1e-4)
+
+
+def test_second_eigenvalue_of_a_long_period():
+    # The product of all is less than what rounding leaves of the mean, or than any float.
+    ring = topology.ring(8)
+    for times in (400, 4000):
+        made = topology.Topology("long", np.tile(ring.matrices, (times, 1, 1)))
+        assert made.second_eigenvalue == pytest.approx(ring.second_eigenvalue, rel=1e-6)
+
+
+def test_vectors_a_node_sends():
+    np.testing.assert_array_equal(vectors_sent(topology.one_peer_exponential(8)), [2, 2, 1])
+    # The centre exchanges with each of four, and they with nobody else.
+    np.testing.assert_allclose(vectors_sent(topology.star(5)), [8 / 5])
+    # An eighth of the vector goes seven times around a ring to add up, and seven to hand round.
+    np.testing.assert_allclose(vectors_sent(topology.full(8)), [14 / 8])
 
 
 def test_metropolis_weights_by_hand():
