@@ -9,6 +9,7 @@ from keras_sharp.plots.paths import path
 from keras_sharp.plots.sharpness import batch_size_sweep, sharpness_against_loss
 from keras_sharp.plots.spectrum import eigenvalues, spectrum
 from keras_sharp.plots.surfaces import surface, surface_3d
+from keras_sharp.plots.topology import topology
 from keras_sharp.plots.training import training_curves
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "spectrum",
     "surface",
     "surface_3d",
+    "topology",
     "training_curves",
 ]
