@@ -40,7 +40,7 @@ def report(
             remarks += [f"Not done: {name}: {reason}" for reason in each.reasons]
             said = {text for trial in each.trials for text in trial["warnings"]}
             remarks += [f"{name}: {text}" for text in sorted(said)]
-        if any(each.trials for each in outcomes):
+        if any(each.trials for each in outcomes[1:]):
             draw(study, outcomes, folder)
     made_with = unique(
         {name: trial[name] for name in ("versions", "hardware")}
@@ -61,10 +61,10 @@ def report(
 
 
 def values(outcome: Outcome, quantity: str) -> list[float]:
-    """Returns one quantity of all trials."""
+    """Returns one quantity of all trials of which it could be measured."""
     if quantity == "train - test":
         return [trial["train"] - trial["test"] for trial in outcome.trials]
-    return [trial[quantity] for trial in outcome.trials]
+    return [trial[quantity] for trial in outcome.trials if trial[quantity] is not None]
 
 
 def summary(outcome: Outcome, quantity: str) -> Statistic | None:
@@ -94,13 +94,15 @@ def make_table(study: Study, reference: Outcome, group: Sequence[Outcome]) -> Ta
         if not each.trials:
             rows.append([method, "not done, see below", *["-"] * len(QUANTITIES)])
             continue
+        if len(each.trials) < study.number_of_trials:
+            method += f" ({len(each.trials)} of {study.number_of_trials})"
         share = None if small else share_closed(each, reference, group[0])
         cells = {name: summary(each, name) for name in QUANTITIES}
         texts = [
             cells["test"].text(2),
             "-" if share is None else f"{share:.0f} %",
             cells["train - test"].text(2),
-            *(cells[name].text() for name in SHARPNESS),
+            *(cells[name].text() if cells[name] else "-" for name in SHARPNESS),
             f"{cells['seconds'].mean:.3g}",
             f"{cells['steps'].mean:.0f}",
         ]
@@ -116,7 +118,7 @@ def make_table(study: Study, reference: Outcome, group: Sequence[Outcome]) -> Ta
 def record(dataset: str, each: Outcome, reference: Outcome, plain: Outcome) -> dict[str, Any]:
     """Returns a row of the CSV, and with its values one of the JSON."""
     made = {"dataset": dataset, "batch_size": each.case.batch_size, "method": each.case.method}
-    made |= {"learning_rate": each.rate, "trials": len(each.trials)}
+    made |= {"learning_rate": each.rate, "trials": len(each.trials), "diverged": each.diverged}
     made["gap_closed"] = None if each is reference else share_closed(each, reference, plain)
     for name in QUANTITIES:
         column = name.replace(" - ", "_minus_").replace(", ", "_")
@@ -136,8 +138,9 @@ def footnotes(
         "Mean ± standard deviation over trials, which share their initial weights over all "
         "methods. Each method's rate, that at the small batch, was chosen from "
         f"{len(GRID)}, by the loss of one training each on validation examples that nothing is "
-        "trained on; * is the lowest or highest of them. Gap closed: 0 % is the plain large batch, "
-        "100 % the small one."
+        "trained on; * is the lowest or highest of them. (2 of 3) means that one trial diverged or "
+        "is not done, and the means are those of the others. Gap closed: 0 % is the plain large "
+        "batch, 100 % the small one."
     )
     yield (
         f"Sharpness is Metric 2.1 on the training examples, epsilon {EPSILON:g}, in the full space "
@@ -185,15 +188,16 @@ def draw(study: Study, outcomes: Sequence[Outcome], folder: RunFolder) -> None:
     """Draws test accuracy against the batch size, a curve from the small batch for each method."""
     picture = plt.figure(figsize=(8, 5), layout="constrained")
     ax = picture.add_subplot()
-    reference, *others = [each for each in outcomes if each.trials]
+    small, *others = outcomes
+    start, others = [each for each in [small] if each.trials], [o for o in others if o.trials]
     methods = list(dict.fromkeys(each.case.method for each in others))
     for number, method in enumerate(methods):
-        points = [reference, *(each for each in others if each.case.method == method)]
+        points = [*start, *(each for each in others if each.case.method == method)]
         means = [summary(each, "test") for each in points]
         # Side by side, or error bars would lie on top of each other.
         aside = 2 ** ((number - (len(methods) - 1) / 2) / 25)
         ax.errorbar(
-            [each.case.batch_size * (each is reference or aside) for each in points],
+            [each.case.batch_size * (each is small or aside) for each in points],
             [mean.mean for mean in means],
             [mean.deviation or 0.0 for mean in means],
             fmt=("o-", "s--", "^:")[number // 10 % 3],

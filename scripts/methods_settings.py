@@ -1,6 +1,7 @@
 """What compare_methods.py trains: data sets with their networks and sizes, and learning rates."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
@@ -22,7 +23,8 @@ class Settings(NamedTuple):
     """How methods are compared on a data set, where the command says nothing else.
 
     Attributes:
-        build: Makes the network for examples of a shape, and a number of classes.
+        build: Makes the network for examples of a shape, and a number of classes; `synchronized`
+            is whether BatchNormalization shares its statistics among replicas.
         small_batch: Batch size of the reference, and the base of all scaling.
         batch_sizes: The large ones.
         epochs: Of each training.
@@ -32,7 +34,7 @@ class Settings(NamedTuple):
         jit_compile: Whether XLA compiles a step.
     """
 
-    build: Callable[[tuple[int, ...], int], keras.Model]
+    build: Callable[..., keras.Model]
     small_batch: int
     batch_sizes: tuple[int, ...]
     epochs: int
@@ -42,15 +44,20 @@ class Settings(NamedTuple):
     jit_compile: bool | str
 
 
-def small_network(input_shape: tuple[int, ...], classes: int) -> keras.Model:
+def small_network(
+    input_shape: tuple[int, ...], classes: int, *, synchronized: bool = False
+) -> keras.Model:
     """Returns F1 in small: two hidden layers of 64."""
     layers = [keras.Input(input_shape)]
     for _ in range(2):
-        layers += [keras.layers.Dense(64), keras.layers.BatchNormalization(momentum=0.9)]
+        layers += [keras.layers.Dense(64)]
+        layers += [keras.layers.BatchNormalization(momentum=0.9, synchronized=synchronized)]
         layers += [keras.layers.ReLU()]
     return keras.Sequential([*layers, keras.layers.Dense(classes)])
 
 
+# All are images whose grey levels are between 0 and 1, and attacked ones stay there.
+_ATTACKS = {name: {"clip": (0.0, 1.0)} for name in ("adversarial", "con_adv")}
 # Statistics that lag behind the weights would count against large batches, and they are what
 # attacks see: hence their momentum.
 DATASETS = {
@@ -60,28 +67,28 @@ DATASETS = {
         batch_sizes=(128, 512),
         epochs=20,
         trials=3,
-        methods=tuple(name for name in METHODS if name != "augmentation"),  # they are no images
-        own={},
+        methods=tuple(name for name in METHODS if name != "augmentation"),  # they are rows
+        own=_ATTACKS,
         jit_compile=False,  # takes longer than all the steps
     ),
     "mnist": Settings(
-        lambda shape, classes: F1(shape, classes, momentum=0.9),
+        partial(F1, momentum=0.9),
         small_batch=256,
         batch_sizes=(6000,),
         epochs=20,
         trials=3,
         methods=tuple(METHODS),
-        own={"augmentation": {"flip": False}},
+        own=_ATTACKS | {"augmentation": {"flip": False}},
         jit_compile="auto",
     ),
     "cifar10": Settings(
-        lambda shape, classes: C1(shape, classes, momentum=0.9),
+        partial(C1, momentum=0.9),
         small_batch=256,
         batch_sizes=(5000,),
         epochs=20,
         trials=3,
         methods=tuple(METHODS),
-        own={},
+        own=_ATTACKS,
         jit_compile="auto",
     ),
 }

@@ -41,10 +41,12 @@ class Outcome(NamedTuple):
 
     Attributes:
         case: The case.
-        rate: The learning rate that was chosen; None if no candidate could be trained.
+        rate: The learning rate that was chosen; None while a candidate is not tried, or if none
+            could be trained.
         at_the_end: Whether it is the lowest or highest of the candidates.
         trials: The records of the trainings at this rate.
         reasons: Why something could not be done.
+        diverged: How many trainings at this rate diverged, and are not among the trials.
     """
 
     case: Case
@@ -52,6 +54,7 @@ class Outcome(NamedTuple):
     at_the_end: bool
     trials: list[dict[str, Any]]
     reasons: list[str]
+    diverged: int = 0
 
 
 class Study:
@@ -81,6 +84,9 @@ class Study:
         self.epochs = settings.epochs or default.epochs
         self.small_batch = settings.small_batch or default.small_batch
         self.number_of_trials = settings.trials or default.trials
+        several = len(tf.config.list_physical_devices("GPU")) > 1
+        mirrored = tf.distribute.MirroredStrategy
+        self.strategy = mirrored() if several else tf.distribute.get_strategy()
         data = load(dataset, settings.data_dir, settings.limit)
         order = np.random.default_rng(settings.seed).permutation(len(data.x_train))
         held_out, rest = np.split(order, [round(VALIDATION_SHARE * len(order))])
@@ -110,19 +116,28 @@ class Study:
     def plan(self) -> None:
         """Takes note of what is not done yet, for the time left."""
         for case in self.cases:
-            left = [file for file in self._files(case) if not file.exists()]
+            left = [file for files in self._files(case) for file in files if not file.exists()]
             self.display.plan.left[self.dataset, str(case.batch_size)] += len(left)
+
+    def build(self) -> keras.Model:
+        """Returns the network, untrained, under the strategy."""
+        with self.strategy.scope():
+            return self.default.build(
+                self.data.input_shape,
+                self.data.classes,
+                synchronized=self.strategy.num_replicas_in_sync > 1,
+            )
 
     def run(self, case: Case) -> None:
         """Chooses the rate and trains at it, as far as that was not done; goes on after failures.
 
         What is kept of a training that diverged is that it did.
         """
-        selection = self._files(case)[: len(GRID)]
+        selection, trials = self._files(case)
         for rate, file in zip(self.candidates(case), selection, strict=True):
             self._piece(case, rate, _SELECTION, file)
         rate = self.outcome(case).rate
-        for trial, file in enumerate(self._files(case)[len(GRID) :], start=1):
+        for trial, file in enumerate(trials, start=1):
             self._piece(case, rate, trial, file)
         made = self.outcome(case)
         tests = [trial["test"] for trial in made.trials]
@@ -131,40 +146,49 @@ class Study:
 
     def outcome(self, case: Case) -> Outcome:
         """Returns what the folder holds of a case."""
-        kept = [read(file) for file in self._files(case) if file.exists()]
+        tried, kept = (
+            [read(file) for file in files if file.exists()] for files in self._files(case)
+        )
         reasons = list(self._failures[case])
-        reasons += [f"rate {each['rate']:g}: {each['failed']}" for each in kept if "failed" in each]
-        done = [each for each in kept if "failed" not in each]
-        selection = [each for each in done if each["trial"] == _SELECTION]
-        trials = [each for each in done if each["trial"] != _SELECTION]
-        if not selection:
-            return Outcome(case, None, False, trials, reasons)
+        reasons += [_reason(each) for each in tried if "failed" in each]
+        trained = [each for each in tried if "failed" not in each]
+        if len(tried) < len(GRID) or not trained:
+            return Outcome(case, None, False, [], reasons)
         # Not the highest accuracy, which on a few hundred examples is a matter of luck.
-        best = min(selection, key=lambda each: each["validation_loss"])
-        chosen, candidates = best["rate"], self.candidates(case)
+        chosen = min(trained, key=lambda each: each["validation_loss"])["rate"]
+        candidates = self.candidates(case)
         at_the_end = chosen in (min(candidates), max(candidates))
-        return Outcome(case, chosen, at_the_end, trials, reasons)
+        # Of another rate are those from before a candidate was tried again.
+        kept = [each for each in kept if each["rate"] == chosen]
+        diverged = [each for each in kept if "failed" in each]
+        trials = [each for each in kept if "failed" not in each]
+        reasons += [_reason(each) for each in diverged]
+        return Outcome(case, chosen, at_the_end, trials, reasons, len(diverged))
 
     def outcomes(self) -> list[Outcome]:
         """Returns what the folder holds of all cases."""
         return [self.outcome(case) for case in self.cases]
 
-    def _files(self, case: Case) -> list[pathlib.Path]:
-        """Returns the files of a case: one for each candidate, then one for each trial."""
-        name = f"{case.method}-{case.batch_size}"
-        numbers = range(1, self.number_of_trials + 1)
-        selection = [(_SELECTION, f"rate-{number}.json") for number in range(1, len(GRID) + 1)]
-        pieces = [*selection, *((number, "json") for number in numbers)]
-        return [self.folder.path(self.dataset, trial, name, kind) for trial, kind in pieces]
+    def _files(self, case: Case) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+        """Returns the files of a case: one for each candidate, and one for each trial."""
+        place = self.dataset, f"{case.method}-{case.batch_size}"
+
+        def file(trial: int, kind: str) -> pathlib.Path:
+            return self.folder.path(place[0], trial, place[1], kind)
+
+        selection = [file(_SELECTION, f"rate-{number}.json") for number in range(1, len(GRID) + 1)]
+        return selection, [file(trial, "json") for trial in range(1, self.number_of_trials + 1)]
 
     def _piece(self, case: Case, rate: float | None, trial: int, file: pathlib.Path) -> None:
-        """Trains and measures once, unless it was done."""
-        if file.exists():
-            return
+        """Trains and measures once, unless it was done at this rate."""
         kind = self.dataset, str(case.batch_size)
-        if rate is None:  # no candidate could be trained
-            self.display.plan.left[kind] -= 1
+        if rate is None:  # no candidate could be trained, or not every one was tried
+            self.display.plan.left[kind] -= not file.exists()
             return
+        if file.exists():
+            if read(file)["rate"] == rate:
+                return
+            self.display.plan.left[kind] += 1
         what = f"{self.dataset}, batch {case.batch_size}, {case.method}"
         which = f"trial {trial}" if trial else "choosing the rate"
         self.display.show(what, f"{which}, rate {rate:g}")
@@ -172,8 +196,6 @@ class Study:
         record = {"trial": trial, "rate": rate}
         try:
             record |= self._trained(case, rate, trial)
-        except FloatingPointError as error:
-            record["failed"] = str(error)
         except FAILURES as error:  # may be the machine's, and is tried again next time
             self._failures[case].append(str(error) or type(error).__name__)
             self.display.plan.left[kind] -= 1
@@ -184,37 +206,47 @@ class Study:
         self.display.plan.done(kind, time.perf_counter() - began)
 
     def _trained(self, case: Case, rate: float, trial: int) -> dict[str, Any]:
-        """Trains a network, and returns what is measured of it."""
+        """Trains a network, and returns what is measured of it, or that it diverged."""
         collect_garbage()  # the last trainer, with data and all it has traced, is a cycle
         seed = trial_seed(self.settings.seed, trial)
         keras.utils.set_random_seed(seed)
-        model = self.default.build(self.data.input_shape, self.data.classes)
-        recipe = METHODS[case.method](
-            case.batch_size,
-            base_batch_size=self.small_batch,
-            learning_rate=rate,
-            examples=len(self.parts["train"][0]),
-            epochs=self.epochs,
-            **self.default.own.get(case.method, {}),
-        )
+        model = self.build()
+        with self.strategy.scope():
+            recipe = METHODS[case.method](
+                case.batch_size,
+                base_batch_size=self.small_batch,
+                learning_rate=rate,
+                examples=len(self.parts["train"][0]),
+                epochs=self.epochs,
+                **self.default.own.get(case.method, {}),
+            )
         began = time.perf_counter()
         with warnings.catch_warnings(record=True) as said:
-            history = recipe.fit(
-                model,
-                LOSS,
-                self.parts["train"],
-                seed=seed,
-                jit_compile=self.default.jit_compile,
-                verbose=0,
-            )
+            try:
+                history = recipe.fit(
+                    model,
+                    LOSS,
+                    self.parts["train"],
+                    seed=seed,
+                    jit_compile=self.default.jit_compile,
+                    verbose=0,
+                )
+            except FloatingPointError as error:
+                return {"failed": str(error)}
         seconds = time.perf_counter() - began
-        record = {"seconds": seconds, "steps": int(recipe.optimizer.iterations)}
-        record["warnings"] = sorted({str(each.message) for each in said})
+        record = {"seconds": seconds, "steps": int(recipe.optimizer.iterations.numpy())}
         take_over(history.model, model)
-        return record | self._measured(model.get_weights(), trial, seed)
+        measured, failures = self._measured(model.get_weights(), trial, seed)
+        record["warnings"] = sorted({*(str(each.message) for each in said), *failures})
+        return record | measured
 
-    def _measured(self, weights: list[np.ndarray], trial: int, seed: int) -> dict[str, Any]:
-        """Returns accuracies in percent and, of trials, losses and sharpness."""
+    def _measured(
+        self, weights: list[np.ndarray], trial: int, seed: int
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Returns losses, accuracies in percent and, of trials, sharpness; and what failed of it.
+
+        A sharpness that could not be measured is None, and does not cost what else was.
+        """
         model, objectives = self._objectives()
         model.set_weights(weights)
         # Moving statistics lag, the more the fewer steps an epoch has, and SWA makes its own.
@@ -222,28 +254,32 @@ class Study:
         estimate = objectives["train", "moving"].estimate_statistics()
         for variable, value in statistics.pairs(tf.constant(estimate, statistics.dtype)):
             variable.assign(value)
-        record = {}
+        record, failures = {}, []
         for part in ("train", "test") if trial else ("validation",):
             loss, accuracy = objectives[part, "moving"].evaluate()
             record |= {part: 100 * accuracy, f"{part}_loss": loss}
         if trial == _SELECTION:
-            return record
+            return record, failures
         for space, dimension in SPACES.items():
             for mode in MODES:
-                result = sharpness(
-                    objectives["train", mode],
-                    epsilon=EPSILON,
-                    subspace_dim=dimension,
-                    seed=seed,
-                    verbose=0,
-                )
-                record[f"{space}, {mode}"] = result.value
-        return record
+                quantity = f"{space}, {mode}"
+                try:
+                    record[quantity] = sharpness(
+                        objectives["train", mode],
+                        epsilon=EPSILON,
+                        subspace_dim=dimension,
+                        seed=seed,
+                        verbose=0,
+                    ).value
+                except FAILURES as error:
+                    record[quantity] = None
+                    failures.append(f"no sharpness ({quantity}) of trial {trial}: {error}")
+        return record, failures
 
     def _objectives(self) -> tuple[keras.Model, dict[tuple[str, str], Objective]]:
         """Returns a network to put weights into, and its loss on all data; traced once for all."""
         if self._measuring is None:
-            model = self.default.build(self.data.input_shape, self.data.classes)
+            model = self.build()
             wanted = [("train", mode) for mode in MODES]
             wanted += [("validation", "moving"), ("test", "moving")]
             self._measuring = (
@@ -260,6 +296,11 @@ class Study:
                 },
             )
         return self._measuring
+
+
+def _reason(record: dict[str, Any]) -> str:
+    which = f"trial {record['trial']} at " if record["trial"] else ""
+    return f"{which}rate {record['rate']:g}: {record['failed']}"
 
 
 def collect_garbage() -> None:
@@ -286,6 +327,7 @@ def take_over(trained: keras.Model, model: keras.Model) -> None:
     """
     if trained is model or model in trained.layers:
         return
-    for layer in model.layers:
+    # The copy's inputs may have other names.
+    for layer in filter(lambda each: each.weights, model.layers):
         source = trained.get_layer(layer.name)
         layer.set_weights(getattr(source, "main", source).get_weights())

@@ -3,6 +3,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_sharp import large_batch
 from keras_sharp.layers import GhostBatchNormalization, SplitBatchNormalization
@@ -11,6 +12,7 @@ from keras_sharp.training import SAM, Conservative
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 TRAINING = {"base_batch_size": 10, "learning_rate": 0.1, "examples": 100, "epochs": 10}
 LARGE = 50  # five times the base, two steps an epoch
+DECAY = keras.optimizers.schedules.PolynomialDecay(0.1, 10)
 ROOT = 0.1 * 5**0.5  # the rate times the root of five
 
 
@@ -55,6 +57,15 @@ def test_the_warm_up_of_legw_takes_the_same_steps_at_every_batch_size():
         np.testing.assert_allclose(rates(recipe, range(10)), [*ramp, peak, peak], rtol=1e-5)
 
 
+def test_the_warm_up_of_legw_takes_a_quarter_of_the_training_at_most():
+    # 100 times the base batch: 15.6 of 10 epochs, of one step each. A quarter: 2.5.
+    training = TRAINING | {"examples": 1000}
+    for method in (large_batch.lars_legw, large_batch.lamb_legw):
+        peak = 0.1 * math.sqrt(100)
+        ramp = [peak * i / 2.5 for i in range(3)]
+        np.testing.assert_allclose(rates(method(1000, **training), range(4)), [*ramp, peak], 1e-5)
+
+
 def test_replicas_step_alone_after_a_whole_number_of_epochs():
     recipe = large_batch.post_local_sgd(LARGE, **TRAINING, share=0.6, every=4)
     assert recipe.communication.get_config() == {"every": 4, "after": 12}  # 6 epochs of 2 steps
@@ -86,6 +97,10 @@ def test_what_is_added():
     assert isinstance(made["conservative"].gradient, Conservative)
     assert made["conservative"].gradient.learning_rate == 0.1
     assert made["con_adv"].gradient.tau == 1 and made["con_adv"].gradient.branch == "adversarial"
+    for name in ("adversarial", "con_adv"):
+        assert made[name].gradient.attack.clip is None
+        recipe = large_batch.METHODS[name](LARGE, **TRAINING, clip=(0, 1))
+        assert recipe.gradient.attack.clip == (0.0, 1.0)
     assert [name for name, each in made.items() if each.averages_from is not None] == ["swa"]
     assert made["swa"].averages_from == 7
     assert len({id(each.optimizer) for each in made.values()}) == len(made)
@@ -117,10 +132,12 @@ def test_each_trains(name, net, data):
     shape = (2, 2, 1) if name == "augmentation" else (4,)
     x, y = data
     model, data = net(shape, name in kinds), (x.reshape(-1, *shape), y)
-    recipe = large_batch.METHODS[name](LARGE, **TRAINING | {"epochs": 1})
+    epochs = 3 if name in ("growing_batch", "warm_start") else 1  # both phases
+    recipe = large_batch.METHODS[name](LARGE, **TRAINING | {"epochs": epochs})
     before = model.get_weights()
     history = recipe.fit(model, LOSS, data, jit_compile=False, verbose=0)
-    assert len(history.history["loss"]) == 1
+    assert len(history.history["loss"]) == epochs
+    assert recipe.optimizer.iterations.numpy() == (2 if epochs == 1 else 10 + 2 + 2)
     trained = history.model
     assert all(np.isfinite(weight).all() for weight in trained.get_weights())
     assert np.abs(trained.trainable_weights[0].numpy() - before[0]).max() > 1e-6
@@ -153,6 +170,8 @@ def test_swa_leaves_the_mean_of_the_last_epochs(net, data):
         ("plain", {"optimizer": "rmsprop"}, r"`optimizer` must be one of .*rmsprop"),
         ("plain", {"base_batch_size": 0}, "`base_batch_size` must be positive"),
         ("plain", {"epochs": 0}, "`epochs` must be an integer of at least 1"),
+        ("auto_wu", {"learning_rate": DECAY}, "`learning_rate` must be positive and finite"),
+        ("growing_batch", {"learning_rate": DECAY}, "`learning_rate` must be positive and finite"),
         ("swa", {"start": 1.0}, r"`start` must be in \[0, 1\)"),
         ("lars_legw", {"warmup_epochs": 2.0}, "The warm-up must be shorter than the training"),
     ],
@@ -160,6 +179,38 @@ def test_swa_leaves_the_mean_of_the_last_epochs(net, data):
 def test_what_is_refused(method, own, message):
     with pytest.raises(ValueError, match=message):
         large_batch.METHODS[method](LARGE, **TRAINING | own)
+
+
+def test_a_large_batch_that_is_never_reached_is_refused():
+    with pytest.raises(ValueError, match="`batch_size`, 50.*up to 10, 5 times"):
+        large_batch.growing_batch(LARGE, **TRAINING | {"epochs": 1})
+    # Five times as large three times over: 125.
+    training = TRAINING | {"examples": 2000}
+    assert list(large_batch.growing_batch(1250, **training).batch_size.values())[-1] == 1250
+    with pytest.raises(ValueError, match="`batch_size`, 1251.*up to 1250"):
+        large_batch.growing_batch(1251, **training)
+    for own in ({"epochs": 1}, {"epochs": 4, "share": 0.9}):
+        with pytest.raises(ValueError, match="An epoch must be left to the large batch"):
+            large_batch.warm_start(LARGE, **TRAINING | own)
+
+
+def test_what_a_method_decides_can_not_be_replaced(net, data):
+    recipe = large_batch.sam(LARGE, **TRAINING)
+    for name, value in (("gradient", SAM(1.0)), ("communication", None), ("batch_size", 10)):
+        with pytest.raises(ValueError, match=f"`{name}` is decided by the method.*'sam'"):
+            recipe.fit(net(), LOSS, data, **{name: value})
+    with pytest.raises(ValueError, match="`gradient` is decided by the method"):
+        recipe.trainer(net(), LOSS, gradient=None)
+    x, y = data
+    with pytest.raises(
+        ValueError, match=r"made for.*, 100\. Received: an array of shape \(99, 4\)"
+    ):
+        recipe.fit(net(), LOSS, (x[1:], y[1:]))
+    with pytest.raises(ValueError, match="`data` must be arrays"):
+        recipe.fit(net(), LOSS, tf.data.Dataset.from_tensor_slices(data).batch(LARGE))
+    # But the training may be shorter than the one it is made for.
+    history = recipe.fit(net(), LOSS, data, epochs=1, jit_compile=False, verbose=0)
+    assert len(history.history["loss"]) == 1 and recipe.epochs == 10
 
 
 def test_augmentation_wants_images(net):

@@ -29,7 +29,7 @@ class AutoWU(keras.callbacks.Callback):
     losses, so it can't be trained further with `AutoWU` then.
 
     Args:
-        rate: The schedule that the model's optimizer uses.
+        rate: The schedule that the model's optimizer holds, the object itself.
         patience: Number of epochs in a row that must vote for the end.
         draws: Number of random subsets of the losses in each test.
         confidence: A probability counts if it is above it.
@@ -41,7 +41,8 @@ class AutoWU(keras.callbacks.Callback):
 
     Raises:
         ValueError: If an argument is out of range; and by `fit`, if its steps, epochs or optimizer
-            don't agree with the schedule, or losses of the warm-up are missing.
+            don't agree with the schedule, losses of the warm-up are missing, or the optimizer
+            accumulates gradients.
 
     Note:
         Output scale and noise of the Gaussian process maximise the marginal likelihood, where the
@@ -115,31 +116,40 @@ class AutoWU(keras.callbacks.Callback):
         if self._steps == 0:
             self._reset()
             self.rate.set_state({"decay_start": None, "peak": None})
-        if float(self.model.optimizer.learning_rate) != float(self.rate(self._steps)):
+        held = [getattr(each, "_learning_rate", None) for each in _chain(self.model.optimizer)]
+        if not any(each is self.rate for each in held):  # an equal one would never hear of the end
             raise ValueError(
-                "The optimizer must use the schedule given to `AutoWU` as its `learning_rate`. "
-                f"Received: an optimizer at rate {float(self.model.optimizer.learning_rate):g}, "
-                f"and a schedule at {float(self.rate(self._steps)):g}"
+                "The optimizer must use the schedule given to `AutoWU` as its `learning_rate`, the "
+                "same object. Received: an optimizer at rate "
+                f"{float(self.model.optimizer.learning_rate):g}, and a schedule at "
+                f"{float(self.rate(self._steps)):g}"
             )
-        epochs, steps = self.params.get("epochs"), self.params.get("steps")
-        if steps not in (None, self.rate.steps_per_epoch) or (epochs or 0) > self.rate.epochs:
-            raise ValueError(
-                f"The training must be that of the schedule, {self.rate.epochs} epochs of "
-                f"{self.rate.steps_per_epoch} steps. Received: {epochs} epochs of {steps} steps"
-            )
+        for each in _chain(self.model.optimizer):
+            if each.gradient_accumulation_steps:
+                raise ValueError(
+                    "`gradient_accumulation_steps` does not work with `AutoWU`: schedule and "
+                    "optimizer would count different steps. Use the `micro_batch` of "
+                    "`keras_sharp.training.Trainer` instead. Received: "
+                    f"gradient_accumulation_steps={each.gradient_accumulation_steps}"
+                )
+        self._check_length()
         self._told = False
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Begins to count, where `Model.fit` does.
 
         Raises:
-            ValueError: If the schedule has come to its end.
+            ValueError: If the schedule has come to its end, the epoch has another number of steps,
+                or losses of the warm-up are missing.
         """
+        self._check_length()  # `Trainer` tells of the steps of each epoch, which a batch may change
         if self._steps >= self.rate.total_steps:
             raise ValueError(
                 f"The schedule ended after {self.rate.total_steps} steps, at rate 0. Received: "
                 "another epoch"
             )
+        if self._warms_up and self._steps < self.rate.warmup_steps:
+            self._check_losses()
         self._batches, self._total, self._count = 0, 0.0, 0.0
 
     def on_train_steps_end(self, figures: dict[str, np.ndarray]) -> None:
@@ -192,11 +202,7 @@ class AutoWU(keras.callbacks.Callback):
                 stacklevel=2,
             )
             return
-        if len(self._losses) < steps:
-            raise ValueError(
-                "`AutoWU` needs the losses of all steps of the warm-up. Received: "
-                f"{len(self._losses)} losses of {steps} steps"
-            )
+        self._check_losses()
         found = passed_minimum(self.losses, draws=self.draws, seed=self.seed)
         if found is None:
             self.votes.append(False)
@@ -216,6 +222,27 @@ class AutoWU(keras.callbacks.Callback):
         """Goes on from what `get_state` returned."""
         self._losses = np.asarray(state["losses"]).tolist()
         self.votes, self._at_cap = list(state["votes"]), state["at_cap"]
+
+    def _check_length(self) -> None:
+        epochs, steps = self.params.get("epochs"), self.params.get("steps")
+        if steps not in (None, self.rate.steps_per_epoch) or (epochs or 0) > self.rate.epochs:
+            raise ValueError(
+                f"The training must be that of the schedule, {self.rate.epochs} epochs of "
+                f"{self.rate.steps_per_epoch} steps. Received: {epochs} epochs of {steps} steps"
+            )
+
+    def _check_losses(self) -> None:
+        if len(self._losses) < self._steps:
+            raise ValueError(
+                "`AutoWU` needs the losses of all steps of the warm-up. Received: "
+                f"{len(self._losses)} losses of {self._steps} steps"
+            )
+
+
+def _chain(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
+    """Returns an optimizer and those inside it, of a `LossScaleOptimizer`."""
+    inner = getattr(optimizer, "inner_optimizer", None)
+    return [optimizer] if inner is None else [optimizer, *_chain(inner)]
 
 
 def _number(value: Any) -> float:

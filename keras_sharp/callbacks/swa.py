@@ -42,8 +42,8 @@ class SWA(keras.callbacks.Callback):
         count: Number of epochs in the mean.
 
     Raises:
-        ValueError: If an argument is out of range; and by `fit`, if the model has
-            BatchNormalization and there is no `ds`.
+        ValueError: If an argument is out of range; and by `fit`, before it trains, if the model has
+            BatchNormalization and there is no `ds`, or one of no use.
 
     Note:
         As in the authors' code the pass normalizes each batch by itself. It pools means and
@@ -77,21 +77,25 @@ class SWA(keras.callbacks.Callback):
         self._mean = np.zeros(0)
         self._ds = ds
         self._function = function
+        self._objective: Objective | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Forgets a training before this one.
 
         Raises:
-            ValueError: If data are needed and missing.
+            ValueError: If data are needed and missing, or of no use.
         """
-        self.count, self._mean = 0, np.zeros(0)
+        self.count, self._mean, self._objective = 0, np.zeros(0), None
         normalizing = [layer for layer in batch_normalizations(self.model) if layer.trainable]
-        if normalizing and self._ds is None:
+        if not normalizing:
+            return
+        if self._ds is None:
             raise ValueError(
                 "`ds` must be the training data for a model with BatchNormalization, whose "
                 "statistics belong to the weights averaged. Received: ds=None, layer "
                 f"{normalizing[0].name!r}"
             )
+        self._objective = Objective(self.model, self._ds, **self._function)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Takes the weights into the mean."""
@@ -108,11 +112,13 @@ class SWA(keras.callbacks.Callback):
             message = f"SWA averaged nothing: the training ended before epoch {self.start + 1}."
             warnings.warn(message, stacklevel=2)
             return
+        statistics = None
+        if self._objective is not None:  # while the model is still as it was trained
+            statistics = self._objective.estimate_statistics(self._mean)
+            self._objective = None
         _assign(self.model.trainable_variables, self._mean)
-        statistics = moving_statistics(self.model)
-        if statistics:
-            objective = Objective(self.model, self._ds, **self._function)
-            _assign(statistics, objective.estimate_statistics())
+        if statistics is not None:
+            _assign(moving_statistics(self.model), statistics)
 
     def get_state(self) -> dict[str, Any]:
         """Returns the mean, for a checkpoint."""

@@ -1,7 +1,9 @@
 """Whole methods for large batches, each a sentence: a user need not know the parts.
 
-A method is a function with the arguments of `rates.plain` (what else it takes has a default), where
-`learning_rate` is that of a training at `base_batch_size`. It returns a `Recipe`, which trains:
+A method is a function of `batch_size`, `base_batch_size`, `learning_rate`, `examples`, `epochs` and
+`momentum`, as `rates.plain` describes them: `learning_rate` is that of a training at
+`base_batch_size`. What else it takes is its own, and has a default. It returns a `Recipe`, which
+trains:
 
 ```python
 from keras_sharp import large_batch

@@ -32,7 +32,11 @@ def sam(batch_size: int, *, rho: float = 0.05, **training: Any) -> Recipe:
 
 
 def adversarial(
-    batch_size: int, *, epsilon: float | Sequence[float] = 1 / 255, **training: Any
+    batch_size: int,
+    *,
+    epsilon: float | Sequence[float] = 1 / 255,
+    clip: tuple[float, float] | None = None,
+    **training: Any,
 ) -> Recipe:
     """Adds to `linear_warm_up` that half of the loss is that of inputs changed to raise it.
 
@@ -40,13 +44,14 @@ def adversarial(
         batch_size: Examples of a step.
         epsilon: How far inputs move, in their own units. The default is a grey level of images
             between 0 and 1.
+        clip: `(low, high)`, the range inputs stay in: `(0, 1)` for such images. None: any.
         **training: The other arguments of `linear_warm_up`.
 
     References:
         - [Goodfellow et al., 2015](https://arxiv.org/abs/1412.6572), tried against large batches by
           [Keskar et al., 2017](https://arxiv.org/abs/1609.04836), appendix E.3
     """
-    rule = Adversarial(FGSM(epsilon))
+    rule = Adversarial(FGSM(epsilon, clip=clip))
     return _added("adversarial", linear_warm_up(batch_size, **training), gradient=rule)
 
 
@@ -54,6 +59,7 @@ def con_adv(
     batch_size: int,
     *,
     epsilon: float | Sequence[float] = 1 / 255,
+    clip: tuple[float, float] | None = None,
     tau: int = 1,
     **training: Any,
 ) -> Recipe:
@@ -65,6 +71,7 @@ def con_adv(
         batch_size: Examples of a step.
         epsilon: How far inputs move, in their own units. The default is a grey level of images
             between 0 and 1.
+        clip: `(low, high)`, the range inputs stay in: `(0, 1)` for such images. None: any.
         tau: How many steps old. 0 is the sequential method, DisAdv.
         **training: The other arguments of `linear_warm_up`.
 
@@ -74,7 +81,7 @@ def con_adv(
     return _added(
         "con_adv",
         linear_warm_up(batch_size, **training),
-        gradient=ConAdv(PGD(epsilon, random_start=True), tau),
+        gradient=ConAdv(PGD(epsilon, random_start=True, clip=clip), tau),
         convert=with_split_batch_normalization,
     )
 
@@ -102,10 +109,11 @@ def conservative(
     References:
         - [Keskar et al., 2017](https://arxiv.org/abs/1609.04836), appendix E.2
     """
-    del base_batch_size, examples  # nothing is scaled, nothing is scheduled
+    del base_batch_size  # nothing is scaled
     rule = Conservative(lam, steps=steps, learning_rate=learning_rate)
     optimizer = keras.optimizers.SGD(1.0, momentum=momentum)
-    return Recipe("conservative", optimizer, batch_size, integer("epochs", epochs), rule)
+    epochs = integer("epochs", epochs)
+    return Recipe("conservative", optimizer, batch_size, epochs, rule, examples=examples)
 
 
 def augmentation(

@@ -1,10 +1,12 @@
 """Methods that bring an optimizer of their own."""
 
+from keras_sharp.arguments import positive
 from keras_sharp.callbacks import AutoWU
 from keras_sharp.large_batch.rates import Rate, in_steps, steps_per_epoch
 from keras_sharp.large_batch.recipe import Recipe
 from keras_sharp.optimizers import LAMB, LARS, SNGM, AdamP
 from keras_sharp.schedules import LEGW, AutoWURate, square_root_scaling
+from keras_sharp.schedules.scaling import batch_ratio
 
 # 10 epochs at batch 32768, in the table of the authors' group for ImageNet; at 512:
 _WARMUP_EPOCHS = 0.15625
@@ -19,23 +21,30 @@ def lars_legw(
     epochs: int,
     momentum: float = 0.9,
     weight_decay: float | None = None,
-    warmup_epochs: float = _WARMUP_EPOCHS,
+    warmup_epochs: float | None = None,
 ) -> Recipe:
     """Gives each layer a rate of its own, and warms up for the same number of steps at any batch.
 
     LARS, its rate scaled by the square root of the batch. A rate for it is 1 to 10.
 
     Args: Those of `rates.plain`, without `optimizer`, and `warmup_epochs`, the length of the
-        warm-up *at the base batch size*; at the larger batch it takes more epochs in proportion.
+        warm-up *at the base batch size*; at the larger batch it takes more epochs in proportion. By
+        default 0.15625, or less if that would be more than a quarter of the training at the larger
+        batch.
+
+    Note:
+        The rule of LARS is `"classic"`, and not the `"legw"` that its authors' group used: there
+        the trust of a layer depends on the last gradient alone, up to 50, and where the gradient
+        almost vanishes, as on data that are learned by heart, it throws the weights far off. Theirs
+        is `optimizers.LARS(rate, rule="legw", epsilon=1e-5)` with `schedules.LEGW`.
 
     References:
         - [You et al., 2017](https://arxiv.org/abs/1708.03888)
         - [You et al., 2019](https://arxiv.org/abs/1901.08256)
     """
-    steps = steps_per_epoch(examples, batch_size)
-    rate = LEGW(learning_rate, warmup_epochs, batch_size, base_batch_size, epochs, steps)
+    rate = _legw(learning_rate, warmup_epochs, batch_size, base_batch_size, examples, epochs)
     optimizer = LARS(rate, momentum, weight_decay=weight_decay)
-    return Recipe("lars_legw", optimizer, batch_size, epochs)
+    return Recipe("lars_legw", optimizer, batch_size, epochs, examples=examples)
 
 
 def lamb_legw(
@@ -47,7 +56,7 @@ def lamb_legw(
     epochs: int,
     momentum: float = 0.9,
     weight_decay: float | None = None,
-    warmup_epochs: float = _WARMUP_EPOCHS,
+    warmup_epochs: float | None = None,
 ) -> Recipe:
     """Gives each layer a rate of its own on top of ADAM, with the warm-up of `lars_legw`.
 
@@ -57,10 +66,9 @@ def lamb_legw(
         - [You et al., 2020](https://arxiv.org/abs/1904.00962)
         - [You et al., 2019](https://arxiv.org/abs/1901.08256)
     """
-    steps = steps_per_epoch(examples, batch_size)
-    rate = LEGW(learning_rate, warmup_epochs, batch_size, base_batch_size, epochs, steps)
+    rate = _legw(learning_rate, warmup_epochs, batch_size, base_batch_size, examples, epochs)
     optimizer = LAMB(rate, beta_1=momentum, weight_decay=weight_decay)
-    return Recipe("lamb_legw", optimizer, batch_size, epochs)
+    return Recipe("lamb_legw", optimizer, batch_size, epochs, examples=examples)
 
 
 def sngm(
@@ -90,7 +98,7 @@ def sngm(
     scaled = square_root_scaling(learning_rate, batch_size, base_batch_size)
     rate = in_steps(scaled, batch_size, examples, epochs)
     optimizer = SNGM(rate, momentum, weight_decay=weight_decay)
-    return Recipe("sngm", optimizer, batch_size, epochs)
+    return Recipe("sngm", optimizer, batch_size, epochs, examples=examples)
 
 
 def auto_wu(
@@ -116,7 +124,24 @@ def auto_wu(
         - [Kim et al., 2021](https://arxiv.org/abs/2107.05855)
     """
     square_root_scaling(1.0, batch_size, base_batch_size)  # checks both, though neither counts
+    middle = positive("learning_rate", learning_rate)
     steps = steps_per_epoch(examples, batch_size)
-    rate = AutoWURate(epochs, steps, learning_rate / 100, learning_rate * 1000)
+    rate = AutoWURate(epochs, steps, middle / 100, middle * 1000)
     optimizer = AdamP(rate, beta_1=momentum, weight_decay=weight_decay)
-    return Recipe("auto_wu", optimizer, batch_size, epochs, callbacks=[AutoWU(rate)])
+    return Recipe(
+        "auto_wu", optimizer, batch_size, epochs, callbacks=[AutoWU(rate)], examples=examples
+    )
+
+
+def _legw(
+    learning_rate: Rate,
+    warmup_epochs: float | None,
+    batch_size: int,
+    base_batch_size: int,
+    examples: int,
+    epochs: int,
+) -> LEGW:
+    if warmup_epochs is None:
+        warmup_epochs = min(_WARMUP_EPOCHS, epochs / 4 / batch_ratio(batch_size, base_batch_size))
+    steps = steps_per_epoch(examples, batch_size)
+    return LEGW(learning_rate, warmup_epochs, batch_size, base_batch_size, epochs, steps)

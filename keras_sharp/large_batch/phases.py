@@ -30,6 +30,9 @@ def growing_batch(
 
     Args: Those of `rates.plain`, `shares` (60, 120 and 160 epochs of 200) and `factor`.
 
+    Raises:
+        ValueError: If an argument is of no use, or the batch never grows to `batch_size`.
+
     References:
         - [Smith et al., 2018](https://arxiv.org/abs/1711.00489)
     """
@@ -39,8 +42,15 @@ def growing_batch(
     boundaries = [end for end in ends if 0 < end < epochs]
     rates = [learning_rate / factor**drops for drops in range(len(boundaries) + 1)]
     plan = increased_batches(boundaries, rates, base_batch_size, batch_size)
+    largest = max(plan.batch_size.values())
+    if largest < batch_size:
+        raise ValueError(
+            f"The batch must grow to `batch_size`, {batch_size}. Train for more epochs, or raise "
+            f"`factor`, or give more `shares`. Received: batches of up to {largest}, {factor:g} "
+            f"times as large after each of the epochs {boundaries} of {epochs}"
+        )
     made = make_optimizer(optimizer, plan.learning_rate(examples), momentum, weight_decay)
-    return Recipe("growing_batch", made, plan.batch_size, epochs)
+    return Recipe("growing_batch", made, plan.batch_size, epochs, examples=examples)
 
 
 def warm_start(
@@ -63,7 +73,7 @@ def warm_start(
         number of epochs, at least one.
 
     Raises:
-        ValueError: If an argument is of no use.
+        ValueError: If an argument is of no use, or leaves no epoch to the large batch.
 
     Note:
         The paper starts a new training, with a new optimizer, from the weights of the first. Here
@@ -72,11 +82,16 @@ def warm_start(
     References:
         - [Keskar et al., 2017](https://arxiv.org/abs/1609.04836), figure 5
     """
-    del examples  # nothing is scheduled
     rate = positive("learning_rate", learning_rate)
     first = max(1, round(_share(share) * integer("epochs", epochs)))
+    if first >= epochs:
+        raise ValueError(
+            "An epoch must be left to the large batch: train for more, or lower `share`. Received: "
+            f"epochs={epochs}, share={share:g}, so {first} with the base batch"
+        )
     made = make_optimizer(optimizer, rate, momentum, weight_decay)
-    return Recipe("warm_start", made, {0: base_batch_size, first: batch_size}, epochs)
+    sizes = {0: base_batch_size, first: batch_size}
+    return Recipe("warm_start", made, sizes, epochs, examples=examples)
 
 
 def post_local_sgd(

@@ -44,9 +44,8 @@ def plain(
     """
     linear_scaling(1.0, batch_size, base_batch_size)  # checks both, though neither counts
     rate = in_steps(learning_rate, batch_size, examples, epochs)
-    return Recipe(
-        "plain", make_optimizer(optimizer, rate, momentum, weight_decay), batch_size, epochs
-    )
+    made = make_optimizer(optimizer, rate, momentum, weight_decay)
+    return Recipe("plain", made, batch_size, epochs, examples=examples)
 
 
 def square_root(
@@ -69,9 +68,8 @@ def square_root(
     """
     scaled = square_root_scaling(learning_rate, batch_size, base_batch_size)
     rate = in_steps(scaled, batch_size, examples, epochs)
-    return Recipe(
-        "square_root", make_optimizer(optimizer, rate, momentum, weight_decay), batch_size, epochs
-    )
+    made = make_optimizer(optimizer, rate, momentum, weight_decay)
+    return Recipe("square_root", made, batch_size, epochs, examples=examples)
 
 
 def linear_warm_up(
@@ -102,12 +100,8 @@ def linear_warm_up(
     rate = in_steps(
         scaled, batch_size, examples, epochs, warmup_epochs, first=first_rate(learning_rate)
     )
-    return Recipe(
-        "linear_warm_up",
-        make_optimizer(optimizer, rate, momentum, weight_decay),
-        batch_size,
-        epochs,
-    )
+    made = make_optimizer(optimizer, rate, momentum, weight_decay)
+    return Recipe("linear_warm_up", made, batch_size, epochs, examples=examples)
 
 
 def make_optimizer(

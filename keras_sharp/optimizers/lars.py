@@ -95,7 +95,12 @@ class LARS(SelectiveOptimizer):
         name: str | None = None,
     ):
         check_range(0, 1, momentum=momentum)
-        check_range(0, float("inf"), trust_coefficient=trust_coefficient, epsilon=epsilon)
+        check_range(0, float("inf"), epsilon=epsilon)
+        if not 0 < trust_coefficient < float("inf"):
+            raise ValueError(
+                "`trust_coefficient` must be positive and finite. "
+                f"Received: trust_coefficient={trust_coefficient}"
+            )
         if rule not in get_args(Rule):
             raise ValueError(f"`rule` must be one of {get_args(Rule)}. Received: rule={rule!r}")
         super().__init__(

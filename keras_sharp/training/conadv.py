@@ -55,7 +55,8 @@ class ConAdv(DisAdv):
         adversarial_weight: As in `DisAdv`.
 
     Raises:
-        ValueError: If an argument is of no use.
+        ValueError: If an argument is of no use; and by `fit`, if replicas have weights of their own
+            and `tau` is not 0.
 
     Example:
     ```python
@@ -88,6 +89,11 @@ class ConAdv(DisAdv):
         self._kept_of: list[int] = []
         self._kept: list[tf.Variable] = []  # `(tau, *shape)`, the oldest values first
         self._begun: tf.Variable | None = None
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether it keeps values of the weights, which must be the same on all replicas."""
+        return self.tau > 0
 
     def build(self, weights: list, statistics: list) -> None:
         """Makes room for old values, inside the strategy's scope, before steps are traced."""

@@ -276,14 +276,33 @@ def test_trainings_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="4 epochs of 4 steps. Received: 5 epochs of 4 steps"):
         model.fit(x, y, epochs=5, **options)
     model.fit(x, y, epochs=1, **options)
-    with pytest.raises(ValueError, match="losses of all steps"):
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="losses of all steps.*0 losses of 4 steps"):
         model.fit(x, y, epochs=1, **{**options, "callbacks": [AutoWU(rate)]})
+    np.testing.assert_array_equal(model.get_weights()[0], before[0])  # no epoch was lost
     optimizer.iterations.assign(16)
     with pytest.raises(ValueError, match="ended after 16 steps"):
         model.fit(x, y, epochs=1, **options)
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="must use the schedule"):
         model.fit(x, y, epochs=1, **options)
+    # An equal schedule: the decay would go to the other one.
+    model.compile(keras.optimizers.SGD(AutoWURate(4, 4, warmup_share=1.0)), "mse")
+    with pytest.raises(ValueError, match="must use the schedule"):
+        model.fit(x, y, epochs=1, **options)
+    model.compile(keras.optimizers.SGD(rate, gradient_accumulation_steps=2), "mse")
+    with pytest.raises(ValueError, match="Received: gradient_accumulation_steps=2"):
+        model.fit(x, y, epochs=1, **options)
+
+
+def test_a_batch_that_grows_is_refused_before_it_trains():
+    rate = AutoWURate(4, 4, warmup_share=1.0)
+    model, optimizer, x, y = linear_model(rate)
+    trainer, sizes = Trainer(model, optimizer, "mse", jit_compile=False), {0: 8, 1: 13}
+    options = {"callbacks": [AutoWU(rate)], "verbose": 0}
+    with pytest.raises(ValueError, match="4 epochs of 4 steps. Received: 4 epochs of 2 steps"):
+        trainer.fit((x, y), batch_size=sizes, epochs=4, **options)
+    assert optimizer.iterations.numpy() == 4
 
 
 def test_a_loop_that_skips_batches_is_refused():

@@ -112,7 +112,24 @@ def test_a_training_that_is_too_short_warns():
         np.testing.assert_array_equal(variable.numpy(), last)
 
 
+def test_what_goes_wrong_in_the_pass_leaves_the_model_as_it_was_trained(monkeypatch):
+    def fail(*arguments):
+        raise MemoryError
+
+    model, weights = network(), Weights()
+    monkeypatch.setattr("keras_sharp.objective.Objective.estimate_statistics", fail)
+    with pytest.raises(MemoryError):
+        fit("fit", model, [weights, SWA(0, data())], epochs=2)
+    for variable, last in zip(model.trainable_variables, weights.seen[-1], strict=True):
+        np.testing.assert_array_equal(variable.numpy(), last)
+
+
 def test_what_makes_no_sense_is_refused():
+    model = network()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="`data`|labels"):  # before it trains, not after
+        fit("fit", model, [SWA(3, data()[0])])
+    np.testing.assert_array_equal(model.get_weights()[0], before[0])
     with pytest.raises(ValueError, match="`ds`"):
         fit("fit", network(), [SWA(3)])
     with pytest.raises(ValueError, match="`start`"):

@@ -120,7 +120,10 @@ def test_biases_are_adapted_and_decayed_when_asked_to(walk):
 
 
 def test_arguments_out_of_range_are_refused():
-    for name, value in [("momentum", 1.0), ("trust_coefficient", -1), ("epsilon", -1)]:
+    for value in (0, -1, float("inf")):  # 0 would count as a norm of 0, whose trust is 1
+        with pytest.raises(ValueError, match=f"`trust_coefficient` must be positive.*={value}"):
+            LARS(1.0, trust_coefficient=value)
+    for name, value in [("momentum", 1.0), ("epsilon", -1)]:
         with pytest.raises(ValueError, match=f"`{name}` must be in .*{name}={value}"):
             LARS(1.0, **{name: value})
     with pytest.raises(ValueError, match="`rule` must be one of"):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_sharp.layers import SplitBatchNormalization
-from keras_sharp.training import FGSM, PGD, ConAdv, DisAdv, Trainer
+from keras_sharp.training import DSGD, FGSM, PGD, ConAdv, DisAdv, LocalSGD, Trainer, topology
 
 RATE = 0.1
 BRANCHES = "main", "adversarial"
@@ -284,6 +284,25 @@ def test_layers_that_mean_something_else_by_branch_are_left_alone():
         (X, Y), batch_size=10, epochs=1, verbose=0
     )
     assert isinstance(model.layers[0].branch, keras.layers.Dense)
+
+
+@pytest.mark.parametrize("communication", [LocalSGD(2), DSGD(topology.ring(2))])
+def test_old_weights_are_not_kept_where_replicas_differ(replicas, communication):
+    with (strategy := replicas(2)).scope():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        optimizer = keras.optimizers.SGD(RATE)
+    trainer = Trainer(
+        model,
+        optimizer,
+        "mse",
+        gradient=ConAdv(FGSM(0.1)),
+        communication=communication,
+        strategy=strategy,
+    )
+    with pytest.raises(
+        ValueError, match=f"`gradient` can't be ConAdv.*{type(communication).__name__}"
+    ):
+        trainer.fit((X, Y), batch_size=10, verbose=0)
 
 
 def test_arguments():
