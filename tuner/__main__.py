@@ -1,6 +1,6 @@
 """Which batch size, at which learning rate, with which method, and what does it cost?
 
-    python -m keras_sharp.tuner search                                # digits, about five minutes
+    python -m keras_sharp.tuner search                                # digits, a few minutes
     python -m keras_sharp.tuner search --network F1 --data mnist --folder runs/mnist
     python -m keras_sharp.tuner search --network my_module:build --data my_module:data
     python -m keras_sharp.tuner search --workers 2
@@ -23,13 +23,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from keras_sharp.arguments import integer
 from keras_sharp.tuner.find_batch import find_batch
+from keras_sharp.tuner.records import Records
 from keras_sharp.tuner.report import report
 from keras_sharp.tuner.search import search
 from keras_sharp.tuner.search_tuner import OBJECTIVES, ORACLES
 from keras_sharp.tuner.space import GRADIENTS, METHODS, OPTIMIZERS, SCALINGS
 from keras_sharp.tuner.supervise import supervise
 
-_MISTAKE = 2
+# Statuses. A command that was called in the wrong way would end so again.
+_FAILED, _MISTAKE = 1, 2
 
 
 def importable(text: str) -> str | Callable:
@@ -79,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     )
     go.add_argument("--base-batch-size", type=int, default=32)
     go.add_argument("--batch-sizes", type=int, nargs="+", help="doubles of the base by default")
+    go.add_argument("--largest-batch", type=int, help="of these; a tenth of the data by default")
     go.add_argument("--learning-rates", type=float, nargs="+", help="at the base batch")
     go.add_argument("--learning-rate-range", type=float, nargs=2, metavar=("LOW", "HIGH"))
     go.add_argument("--scaling", nargs="+", choices=SCALINGS)
@@ -102,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
     fit = commands.add_parser("find-batch", parents=[problem], help="what fits into memory")
     fit.add_argument("--ceiling", type=int)
     fit.add_argument("--margin", type=float, default=0.1)
+    fit.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default="sgd")
 
     watch = commands.add_parser("supervise", help="keep chief and workers of a program alive")
     watch.add_argument("--ids", nargs="+", default=["chief", "tuner0", "tuner1"])
@@ -121,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif command == "find-batch":
             found = find_batch(given.pop("network"), given.pop("data"), **given)
             print(found.batch_size, found.status)
-            print(f"noise scale after a few steps: {found.noise_scale}")
+            print(f"noise scale after a few steps: {found.noise_scale}. {found.noise_status}")
         elif command == "supervise":
             return supervise(given["program"], given["ids"], address=given["address"])
         else:
@@ -130,15 +134,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 search(given.pop("network"), given.pop("data"), **given)
             else:
                 ids = ["chief", *(f"tuner{n}" for n in range(integer("workers", workers)))]
+                if given["retry_failed"]:
+                    # Here and once: a worker that is started again must not forget what the others
+                    # have found meanwhile.
+                    Records(given["folder"]).forget_failures()
                 again = [
                     word
                     for word, before in zip(words, ["", *words], strict=False)
-                    if word.partition("=")[0] != "--workers" and before != "--workers"
+                    if word.partition("=")[0] not in ("--workers", "--retry-failed")
+                    and before != "--workers"
                 ]
                 return supervise([sys.executable, "-m", "keras_sharp.tuner", *again], ids)
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return _MISTAKE
+        return _FAILED if isinstance(error, RuntimeError) else _MISTAKE
     except KeyboardInterrupt as stop:
         if command == "search":
             print("\nStopped. What is finished is saved, and the same command goes on:")

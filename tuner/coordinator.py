@@ -17,7 +17,7 @@ from keras_sharp.tuner.processes import run
 from keras_sharp.tuner.records import Records, write_json
 from keras_sharp.tuner.search_tuner import SearchTuner, make_oracle
 from keras_sharp.tuner.space import point_of
-from keras_sharp.tuner.trial import Task, prepare, train_point
+from keras_sharp.tuner.trial import Plan, Task, prepare, train_point
 
 
 class Coordinator:
@@ -52,14 +52,15 @@ class Coordinator:
                 "data": self.known["data"],
                 "space": dataclasses.asdict(self.task.space),
                 "hyperparameters": self.known["hyperparameters"]["space"],
+                "weights": self.known["weights"],
                 "epochs": task.epochs,
                 "steps": task.steps,
                 "seeds": list(task.seeds),
                 "sharpness": task.sharpness,
             },
-            {name: self.known[name] for name in ("model", "weights", "replicas", "devices")},
+            {name: self.known[name] for name in ("model", "replicas", "devices")},
         )
-        if retry_failed:
+        if retry_failed and role() != "worker":  # one that was started again would forget news
             self.records.forget_failures()
         self.reference: float | None = None
         self.done, self.total = 0, None
@@ -89,6 +90,8 @@ class Coordinator:
             tuner.search(verbose=0)
         finally:
             shutil.rmtree(files, ignore_errors=True)
+        if role() != "worker":
+            self.records.drop_checkpoints()  # of points that failed, or that Hyperband gave up
 
     def _train_reference(self) -> None:
         hp = self.hyperparameters.copy()
@@ -140,27 +143,36 @@ class Coordinator:
     def _run(self, hp: keras_tuner.HyperParameters, epochs: int, is_reference: bool) -> str | None:
         """Trains a point in a process, again with ever smaller parts while memory is short.
 
+        All seeds are trained in the same parts, for in others they are other trainings. Where it
+        was the measuring that was short of memory, the trained model is measured again in parts.
+
         Returns the reason if it failed.
         """
-        micro_batch = None
+        folder, measuring = self.records.folder(hp.values), self.records.measuring_file(hp.values)
+        before = self.records.of_point(hp.values, epochs, list(self.task.seeds))
+        micro_batch = before[0]["micro_batch"] if before else None
+        plan = Plan(epochs, micro_batch, is_reference=is_reference)
         # A share of the batch that leaves each replica no work at all would be no training.
-        part = -(-hp.values["batch_size"] // self.known["replicas"])
+        part = micro_batch or -(-hp.values["batch_size"] // self.known["replicas"])
         while True:
-            outcome = run(
-                train_point,
-                self.task,
-                hp.get_config(),
-                epochs,
-                micro_batch,
-                is_reference,
-                log=self.records.folder(hp.values) / "log.txt",
-            )
+            measuring.unlink(missing_ok=True)
+            outcome = run(train_point, self.task, hp.get_config(), plan, log=folder / "log.txt")
             if outcome.kind == "finished":
                 return None
-            if outcome.kind != "out of memory" or part <= 1:
+            at_once = part
+            if measuring.exists():
+                at_once = json.loads(measuring.read_text(encoding="utf-8"))
+            if outcome.kind != "out of memory" or at_once <= 1:
                 return outcome.reason
-            micro_batch = part = part // 2
-            self.console.print(f"  out of memory, again with micro_batch {micro_batch}")
+            if measuring.exists():
+                plan = dataclasses.replace(plan, evaluation_batch=at_once // 2)
+                what = f"measured again with {at_once // 2} examples at once"
+            else:
+                part = at_once // 2
+                plan = dataclasses.replace(plan, micro_batch=part)
+                self.records.drop_trainings(hp.values, epochs)
+                what = f"trained again with micro_batch {part}"
+            self.console.print(f"  out of memory: {what}")
 
     def _failure(self, hp: keras_tuner.HyperParameters, epochs: int) -> str:
         file = self.records.failure_file(hp.values, epochs)

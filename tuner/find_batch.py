@@ -1,6 +1,7 @@
 """The largest batch that fits into memory."""
 
 import dataclasses
+import math
 import os
 import pathlib
 import sys
@@ -17,8 +18,9 @@ from keras_sharp.arguments import integer, one_of, positive
 from keras_sharp.measures import noise_scale
 from keras_sharp.results import Result
 from keras_sharp.training import Trainer
+from keras_sharp.tuner.measuring import shuffled
 from keras_sharp.tuner.processes import Outcome, check_importable, run
-from keras_sharp.tuner.space import Space
+from keras_sharp.tuner.space import OPTIMIZERS, Space
 from keras_sharp.tuner.trial import NAMES, Task
 
 # Sizes closer to each other than this are not told apart: memory is not that exact.
@@ -42,6 +44,7 @@ class FindBatchResult(Result):
             bytes, or None for those that did not fit.
         noise_scale: After a few steps, in examples: a lower estimate of the batch beyond which
             examples are wasted. None where it could not be measured.
+        noise_status: What is to be known of it, or why there is none.
     """
 
     batch_size: int | None
@@ -51,6 +54,7 @@ class FindBatchResult(Result):
     memory: int | None
     tried: list[list[int | None]]
     noise_scale: float | None
+    noise_status: str
 
     def __int__(self) -> int:
         if self.batch_size is None:
@@ -65,12 +69,14 @@ def find_batch(
     ceiling: int | None = None,
     margin: float = 0.1,
     memory: int | None = None,
+    optimizer: str = "sgd",
     strategy: Callable | None = None,
     data_dir: str | None = None,
 ) -> FindBatchResult:
     """Returns the largest batch that trains without `micro_batch`.
 
-    Batches are doubled, then halved in between; each is two steps of SGD in a process of its own.
+    Batches are doubled, then halved in between; each is two steps in a process of its own, with all
+    the data at hand, as in a training.
     On a GPU one that is too large ends its process, and no harm is done. On a CPU it might end
     another program: there a batch is not tried if a straight line through the two before it says
     that it would not fit.
@@ -81,6 +87,7 @@ def find_batch(
         ceiling: Largest batch of interest. Defaults to the number of training examples.
         margin: Share to keep free, at least 0 and less than 1.
         memory: Bytes that may be used. Defaults, on a CPU, to what is free now.
+        optimizer: As in `search`: `"sgd"` keeps one number for each weight, `"adam"` two.
         strategy: As in `search`.
         data_dir: Where named data are.
 
@@ -100,6 +107,7 @@ def find_batch(
         memory = int(positive("memory", memory))
     if ceiling is not None:
         ceiling = integer("ceiling", ceiling)
+    one_of("optimizer", optimizer, tuple(OPTIMIZERS))
     if isinstance(build, str):
         one_of("build", build, NAMES)
     for name, thing in (("build", build), ("data", data), ("strategy", strategy)):
@@ -119,14 +127,17 @@ def find_batch(
         if memory is None and on_cpu:
             memory = free_memory()
         ceiling = examples if ceiling is None else ceiling
-        search = _Doubling(lambda size: process(try_batch, size), ceiling, margin, memory)
+        search = _Doubling(
+            lambda size: process(try_batch, size, optimizer), ceiling, margin, memory
+        )
         batch_size, status = search.find()
-        scale = None
+        noise = None, "No batch fits, so it was not measured."
         if batch_size is not None:
-            scale = process(measure_noise, min(batch_size, examples)).value
-    return FindBatchResult(
-        batch_size, status, ceiling, margin, memory, [list(each) for each in search.tried], scale
-    )
+            # Whatever becomes of it, the batch that was found is not lost.
+            outcome = run(measure_noise, task, min(batch_size, examples), log=log)
+            noise = outcome.value if outcome.kind == "finished" else (None, outcome.reason)
+    tried = [list(each) for each in search.tried]
+    return FindBatchResult(batch_size, status, ceiling, margin, memory, tried, *noise)
 
 
 class _Doubling:
@@ -147,12 +158,15 @@ class _Doubling:
 
     def find(self) -> tuple[int | None, str]:
         """Returns the size, or None, and a sentence."""
-        size, fits, too_large = 1, 0, self.ceiling + 1
+        top = self.ceiling
+        if self.memory is None:  # only a batch larger by the margin can show that it is kept
+            top = math.ceil(top / (1 - self.margin))
+        size, fits, too_large = 1, 0, top + 1
         while size < too_large:
             if self._fits(size):
-                fits, size = size, min(2 * size, self.ceiling)
-                if fits == self.ceiling:
-                    return fits, f"The ceiling of {fits} fits."
+                fits, size = size, min(2 * size, top)
+                if fits == top:
+                    return self.ceiling, f"The ceiling of {self.ceiling} fits, with the margin."
             else:
                 too_large = size
         if not fits:
@@ -164,7 +178,7 @@ class _Doubling:
             else:
                 too_large = middle
         if self.memory is None:
-            kept = max(1, int(fits * (1 - self.margin)))
+            kept = min(self.ceiling, max(1, int(fits * (1 - self.margin))))
             return kept, f"{fits} fits and {too_large} does not; {kept} leaves the margin."
         return fits, f"{fits} leaves the margin free, {too_large} would not."
 
@@ -187,9 +201,9 @@ def look(task: Task) -> tuple[int, bool]:
     return task.splits().examples, not tf.config.list_physical_devices("GPU")
 
 
-def try_batch(task: Task, size: int) -> int:
+def try_batch(task: Task, size: int, optimizer: str) -> int:
     """Takes two steps with batches of one size. Returns the highest use of memory in bytes."""
-    _train(task, size, 2)
+    _train(task, size, 2, optimizer)
     if tf.config.list_physical_devices("GPU"):
         devices = [each.name for each in tf.config.list_logical_devices("GPU")]
         return max(
@@ -202,13 +216,15 @@ def try_batch(task: Task, size: int) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def measure_noise(task: Task, size: int) -> float | None:
-    """Returns the noise scale after some steps."""
-    model, pair = _train(task, min(size, 64), _STEPS_BEFORE_NOISE)
-    if len(pair[0]) < 4:
-        return None
-    evaluation = max(1, min(64, len(pair[0]) // 4))
-    return noise_scale(model, pair, batch_norm="batch", batch_size=evaluation, verbose=0).value
+def measure_noise(task: Task, size: int) -> tuple[float | None, str]:
+    """Returns the noise scale after some steps with batches that fit, and a sentence."""
+    size = min(size, 64)
+    model, pair = _train(task, size, _STEPS_BEFORE_NOISE, "sgd")
+    at_once = max(1, min(size, len(pair[0]) // 4))
+    result = noise_scale(
+        model, shuffled(pair, 0), batch_norm="batch", batch_size=at_once, verbose=0
+    )
+    return result.value, result.status
 
 
 def free_memory() -> int | None:
@@ -228,14 +244,33 @@ def free_memory() -> int | None:
     return min(known) if known else None
 
 
-def _train(task: Task, size: int, steps: int) -> tuple[keras.Model, tuple]:
+def _train(
+    task: Task, size: int, steps: int, optimizer: str
+) -> tuple[keras.Model, tuple[np.ndarray, np.ndarray]]:
+    """Takes so many steps. Returns the model and the training data."""
     splits = task.splits()
-    # As many examples as the steps need, whatever the number there are.
-    rows = np.arange(size * steps) % splits.examples
     keras.utils.set_random_seed(0)
     with task.make_strategy().scope():
         model = task.make_model(keras_tuner.HyperParameters(), splits)
-        optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
-    pair = tuple(array[rows] for array in splits.train)
-    Trainer(model, optimizer, model.loss).fit(pair, batch_size=size, verbose=0)
+        make, rates = OPTIMIZERS[optimizer]
+        rule = make(min(rates) / 3)
+    # All the data, for they lie on the device, too. A batch larger than they are repeats some.
+    rows = np.arange(max(size, splits.examples)) % splits.examples
+    pair = splits.train if size <= splits.examples else tuple(a[rows] for a in splits.train)
+    Trainer(model, rule, model.loss).fit(
+        pair, batch_size=size, epochs=steps, callbacks=[_Stop(steps)], verbose=0
+    )
     return model, splits.train
+
+
+class _Stop(keras.callbacks.Callback):
+    """Ends a training after so many steps."""
+
+    def __init__(self, steps: int):
+        super().__init__()
+        self._left = steps
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._left -= 1
+        if not self._left:
+            self.model.stop_training = True

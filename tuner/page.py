@@ -40,7 +40,8 @@ def make_page(
         title: Its title.
         facts: What was found, by name.
         figures: PNG files by their captions.
-        tables: Rows by their titles; the first row names the columns.
+        tables: Rows by their titles; cells go by the names of their columns, which not every row
+            must have.
     """
     parts = [_table([{"": name, " ": value} for name, value in facts.items()])]
     for caption, png in figures.items():
@@ -54,10 +55,11 @@ def make_page(
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     lines = [f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>"]
     for row in rows:
-        cells = "".join(f"<td>{html.escape(_text(value))}</td>" for value in row.values())
+        cells = "".join(f"<td>{html.escape(_text(row.get(name)))}</td>" for name in names)
         lines.append(f"<tr>{cells}</tr>")
     return "\n".join([*lines, "</tbody>\n</table>"])
 

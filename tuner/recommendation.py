@@ -5,8 +5,10 @@ import dataclasses
 import json
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
+from keras_sharp.arguments import not_negative
 from keras_sharp.results import Result
 
 
@@ -17,19 +19,21 @@ class Point:
     Attributes:
         values: What was searched: the batch size, the rate at the base batch and so on.
         seeds: Number of trainings.
+        micro_batch: Examples a replica processed at once, all seeds alike. None: no limit.
         accuracy: Mean validation accuracy, 0 to 1.
         error: Its standard error over seeds; None for one seed.
         test_accuracy: Mean, or None without test data.
         gap: Mean of training minus validation accuracy, both measured in the same way.
         sharpness: Mean, or None where it was not measured.
         peak_learning_rate: The highest rate of a training, scaled to its batch; None where it was
-            decided meanwhile.
+            decided meanwhile, or not alike for all seeds.
         steps: Of one training.
         seconds: Mean, without tracing and measuring.
     """
 
     values: dict[str, Any]
     seeds: int
+    micro_batch: int | None
     accuracy: float
     error: float | None
     test_accuracy: float | None
@@ -60,6 +64,7 @@ class Recommendation(Result):
         peak_learning_rate: What the scaling rule makes of it at this batch; None where the method
             decides it while it trains.
         values: All values of the point: optimizer, scaling and so on.
+        micro_batch: Examples a replica processed at once, for want of memory. None: no limit.
         accuracy: Mean validation accuracy, 0 to 1.
         accuracy_lost: That of the reference minus this one.
         accuracy_lost_error: Standard error of the difference; None for one seed.
@@ -72,6 +77,7 @@ class Recommendation(Result):
             None where it could not be measured.
         max_gap: Accuracy that might be lost.
         points: Number of points that were trained for the whole length.
+        points_by_batch: The same of each batch size; the names are its digits.
         status: A sentence.
     """
 
@@ -79,6 +85,7 @@ class Recommendation(Result):
     learning_rate: float
     peak_learning_rate: float | None
     values: dict[str, Any]
+    micro_batch: int | None
     accuracy: float
     accuracy_lost: float
     accuracy_lost_error: float | None
@@ -90,7 +97,22 @@ class Recommendation(Result):
     noise_scale: float | None
     max_gap: float
     points: int
+    points_by_batch: dict[str, int]
     status: str
+
+
+def checked_gap(max_gap: float) -> float:
+    """Returns the accuracy that may be lost.
+
+    Raises:
+        ValueError: If it is not between 0 and 1.
+    """
+    if not_negative("max_gap", max_gap) > 1:
+        raise ValueError(
+            "`max_gap` must be a share of the examples, at most 1 (0.005 is half a point). "
+            f"Received: max_gap={max_gap}"
+        )
+    return float(max_gap)
 
 
 def points_of(trainings: list[dict[str, Any]], seeds: int) -> list[Point]:
@@ -118,14 +140,21 @@ def best_by_batch(points: list[Point]) -> dict[int, Point]:
 
 
 def recommend(
-    trainings: list[dict[str, Any]], *, seeds: int, base_batch_size: int, max_gap: float
+    trainings: list[dict[str, Any]],
+    failures: Sequence[dict[str, Any]] = (),
+    *,
+    seeds: int,
+    base_batch_size: int,
+    max_gap: float,
 ) -> Recommendation:
     """Returns the largest batch whose best point loses at most `max_gap` of accuracy.
 
-    It loses against the best point of the base batch, of which as many were tried: equal chances.
+    It loses against the best point of the base batch. On a whole grid both are the best of as many
+    points; where they are not, which favours the batch with more of them, the status says so.
 
     Args:
         trainings: Records.
+        failures: Points that failed.
         seeds: Number of trainings of a point.
         base_batch_size: The small batch.
         max_gap: Accuracy that may be lost, 0 to 1.
@@ -140,12 +169,14 @@ def recommend(
     smallest = min(best)
     reference = best[smallest]
     lost = {size: reference.accuracy - point.accuracy for size, point in best.items()}
-    size = max(size for size in best if lost[size] <= max_gap)
+    size = max(size for size in best if _within(lost[size], max_gap))
     point = best[size]
     error = None
     if size != smallest and None not in (point.error, reference.error):
         error = math.hypot(point.error, reference.error)
     scales = [t["noise_scale"] for t in trainings if t.get("noise_scale") is not None]
+    counts = collections.Counter(each.batch_size for each in points)
+    failed = {each["values"]["batch_size"] for each in failures} - best.keys()
     seconds = None
     if reference.seconds and point.seconds:
         seconds = reference.seconds / point.seconds
@@ -154,6 +185,7 @@ def recommend(
         learning_rate=point.learning_rate,
         peak_learning_rate=point.peak_learning_rate,
         values=point.values,
+        micro_batch=point.micro_batch,
         accuracy=point.accuracy,
         accuracy_lost=lost[size],
         accuracy_lost_error=error,
@@ -165,18 +197,27 @@ def recommend(
         noise_scale=statistics.fmean(scales) if scales else None,
         max_gap=max_gap,
         points=len(points),
-        status=_status(best, lost, size, base_batch_size, max_gap, error),
+        points_by_batch={str(size): counts[size] for size in best},
+        status=" ".join(
+            _choice(best, lost, size, base_batch_size, max_gap, error)
+            + _doubts(best, size, counts, sorted(failed))
+        ),
     )
 
 
-def _status(
+def _within(lost: float, max_gap: float) -> bool:
+    # A difference of means of shares is a little off what it is by hand.
+    return lost <= max_gap + 1e-9
+
+
+def _choice(
     best: dict[int, Point],
     lost: dict[int, float],
     size: int,
     base: int,
     max_gap: float,
     error: float | None,
-) -> str:
+) -> list[str]:
     smallest, sentences = min(best), []
     if smallest != base:
         sentences.append(
@@ -190,14 +231,32 @@ def _status(
             f"Batch {size} loses {100 * lost[size]:.2f}{spread} points of validation accuracy "
             f"against batch {smallest}, each at the best of its learning rates."
         )
-        if error is not None and lost[size] + 2 * error > max_gap:
+        if error is not None and not _within(lost[size] + 2 * error, max_gap):
             sentences.append("More seeds are needed to be sure that this is within the limit.")
-    between = [each for each in best if smallest < each < size and lost[each] > max_gap]
+    between = [e for e in best if smallest < e < size and not _within(lost[e], max_gap)]
     if between:
         sentences.append(f"Smaller batches lost more: {', '.join(map(str, between))}.")
-    if size == max(best) and len(best) > 1:
+    return sentences
+
+
+def _doubts(
+    best: dict[int, Point], size: int, counts: dict[int, int], failed: list[int]
+) -> list[str]:
+    sentences = []
+    larger = [each for each in failed if each > size]
+    if larger:
+        sentences.append(f"Of larger batches every point failed: {', '.join(map(str, larger))}.")
+    elif size == max(best) and len(best) > 1:
         sentences.append("It is the largest batch tried.")
-    return " ".join(sentences)
+    if best[size].micro_batch is not None:
+        sentences.append(
+            f"It was trained with micro_batch {best[size].micro_batch}, as it did not fit into "
+            "memory at once."
+        )
+    if len({counts[each] for each in best}) > 1:
+        each = ", ".join(f"{counts[each]} of batch {each}" for each in best)
+        sentences.append(f"Not as many points were finished of each, which is unfair: {each}.")
+    return sentences
 
 
 def _point(group: list[dict[str, Any]]) -> Point:
@@ -205,15 +264,17 @@ def _point(group: list[dict[str, Any]]) -> Point:
     error = None
     if len(group) > 1:
         error = statistics.stdev(accuracies) / math.sqrt(len(group))
+    peaks = {each["peak_learning_rate"] for each in group}
     return Point(
         values=group[0]["values"],
         seeds=len(group),
+        micro_batch=group[0]["micro_batch"],
         accuracy=statistics.fmean(accuracies),
         error=error,
         test_accuracy=_mean(group, "test_accuracy"),
         gap=_mean(group, "generalization_gap"),
         sharpness=_mean(group, "sharpness"),
-        peak_learning_rate=group[0]["peak_learning_rate"],
+        peak_learning_rate=peaks.pop() if len(peaks) == 1 else None,
         steps=group[0]["steps"],
         seconds=_mean(group, "seconds"),
     )

@@ -16,12 +16,36 @@ except ImportError:  # Windows
     fcntl = None
 
 
+# What a row of the table of trainings says beside the point's own values.
+COLUMNS = (
+    "status",
+    "seed",
+    "epochs",
+    "whole_epochs",
+    "peak_learning_rate",
+    "steps",
+    "seconds",
+    "micro_batch",
+    "replicas",
+    "validation_accuracy",
+    "train_accuracy",
+    "test_accuracy",
+    "generalization_gap",
+    "validation_loss",
+    "train_loss",
+    "test_loss",
+    "sharpness",
+    "noise_scale",
+)
+
+
 class Records:
     """The folder of a search.
 
         config.json                          what is searched
         points/<point>/epochs-E.seed-S.json  a training that is finished
         points/<point>/epochs-E.failed.json  why a point has none
+        points/<point>/measuring.json        examples measured at once, while a model is measured
         points/<point>/log.txt               what its processes printed
 
     Args:
@@ -89,17 +113,36 @@ class Records:
         files = [self.file(values, epochs, seed) for seed in seeds]
         return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
 
+    def drop_trainings(self, values: dict[str, Any], epochs: int) -> None:
+        """Deletes the records of a point, to train it in another way."""
+        for file in self.folder(values).glob(f"epochs-{epochs}.seed-*.json"):
+            file.unlink(missing_ok=True)
+
     def failure_file(self, values: dict[str, Any], epochs: int) -> pathlib.Path:
         """Returns the file that says why a point has failed."""
         return self.folder(values) / f"epochs-{epochs}.failed.json"
 
+    def checkpoint_file(self, values: dict[str, Any], seed: int, part: int) -> pathlib.Path:
+        """Returns the file with which a training goes on that is trained in such parts."""
+        return self.folder(values) / f"seed-{seed}.part-{part}.checkpoint.npz"
+
+    def drop_checkpoints(self, values: dict[str, Any] | None = None, seed: int | str = "*") -> None:
+        """Deletes the checkpoints of a training; without a point, those of all."""
+        folder = "points/*" if values is None else f"points/{self.folder(values).name}"
+        for file in self.root.glob(f"{folder}/seed-{seed}.*.checkpoint.npz"):
+            file.unlink(missing_ok=True)
+
+    def measuring_file(self, values: dict[str, Any]) -> pathlib.Path:
+        """Returns the file that is there while a trained model is measured."""
+        return self.folder(values) / "measuring.json"
+
     def trainings(self) -> list[dict[str, Any]]:
-        """Returns the records of all finished trainings."""
-        return self._read("*.seed-*.json")
+        """Returns the records of all finished trainings, by batch size, rate and seed."""
+        return sorted(self._read("epochs-*.seed-*.json"), key=_place)
 
     def failures(self) -> list[dict[str, Any]]:
-        """Returns the points that failed."""
-        return self._read("*.failed.json")
+        """Returns the points that failed, by batch size and rate."""
+        return sorted(self._read("epochs-*.failed.json"), key=_place)
 
     def forget_failures(self) -> None:
         """Has the points that failed tried again."""
@@ -108,7 +151,6 @@ class Records:
 
     def _read(self, pattern: str) -> list[dict[str, Any]]:
         files = sorted((self.root / "points").glob(f"*/{pattern}"))
-        files = [file for file in files if not file.name.startswith("partial.")]
         return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
     @staticmethod
@@ -123,6 +165,18 @@ class Records:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _place(record: dict[str, Any]) -> tuple[Any, ...]:
+    values = record["values"]
+    others = json.dumps(values, sort_keys=True)
+    return (
+        values["batch_size"],
+        values["learning_rate"],
+        others,
+        record["epochs"],
+        record.get("seed", 0),
+    )
 
 
 def write_json(file: pathlib.Path, value: Any) -> None:

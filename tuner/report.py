@@ -9,33 +9,17 @@ from typing import Any
 
 import rich.console
 
-from keras_sharp.arguments import not_negative
 from keras_sharp.tuner.figures import png_files
 from keras_sharp.tuner.hparams import write_hparams
 from keras_sharp.tuner.page import make_page
-from keras_sharp.tuner.recommendation import Recommendation, points_of, recommend
-from keras_sharp.tuner.records import Records, write_text
-
-_COLUMNS = (
-    "status",
-    "seed",
-    "epochs",
-    "whole_epochs",
-    "peak_learning_rate",
-    "steps",
-    "seconds",
-    "micro_batch",
-    "replicas",
-    "validation_accuracy",
-    "train_accuracy",
-    "test_accuracy",
-    "generalization_gap",
-    "validation_loss",
-    "train_loss",
-    "test_loss",
-    "sharpness",
-    "noise_scale",
+from keras_sharp.tuner.recommendation import (
+    Point,
+    Recommendation,
+    checked_gap,
+    points_of,
+    recommend,
 )
+from keras_sharp.tuner.records import COLUMNS, Records, write_text
 
 
 def report(
@@ -56,10 +40,11 @@ def report(
         The recommendation.
 
     Raises:
+        ValueError: If `max_gap` is out of range.
         FileNotFoundError: If there is no search in the folder.
         RuntimeError: If no point was finished; the table is written all the same.
     """
-    max_gap = not_negative("max_gap", max_gap)
+    max_gap = checked_gap(max_gap)
     records = Records(folder)
     config = records.config
     settings = config["settings"]
@@ -74,6 +59,7 @@ def report(
     try:
         found = recommend(
             trainings,
+            failures,
             seeds=seeds,
             base_batch_size=settings["space"]["base_batch_size"],
             max_gap=max_gap,
@@ -91,18 +77,8 @@ def report(
         {_run(records, each): each for each in trainings},
     )
     facts = _facts(found, len(failures))
-    table = [
-        point.values
-        | {
-            "accuracy (%)": 100 * point.accuracy,
-            "± (%)": None if point.error is None else 100 * point.error,
-            "gap (%)": 100 * point.gap,
-            "sharpness": point.sharpness,
-            "steps": point.steps,
-            "seconds": point.seconds,
-        }
-        for point in sorted(points, key=lambda point: (point.batch_size, -point.accuracy))
-    ]
+    best_first = sorted(points, key=lambda point: (point.batch_size, -point.accuracy))
+    table = [_line(point) for point in best_first]
     page = make_page(
         f"{config['model']} on {settings['data']['name']}: which batch size?",
         facts,
@@ -130,8 +106,12 @@ def _facts(found: Recommendation, failed: int) -> dict[str, str]:
         if name not in ("batch_size", "learning_rate")
     )
     rate = f"{found.learning_rate:.4g} at the base batch"
-    if found.peak_learning_rate is not None:
+    if found.peak_learning_rate == found.learning_rate:
+        rate = f"{found.learning_rate:.4g}"  # nothing was scaled
+    elif found.peak_learning_rate is not None:
         rate = f"{found.peak_learning_rate:.4g}, which is {rate}"
+    if found.micro_batch is not None:
+        other += f"{', ' if other else ''}micro_batch {found.micro_batch}"
     facts = {
         "recommended batch": str(found.batch_size),
         "learning rate": rate,
@@ -149,13 +129,24 @@ def _facts(found: Recommendation, failed: int) -> dict[str, str]:
             f"{100 * found.reference['test_accuracy']:.2f} %; no part in the choice"
         )
     if found.sharpness is not None:
-        facts["sharpness"] = (
-            f"{found.sharpness:.4g}, reference {found.reference['sharpness']:.4g}; "
-            "no part in the choice"
-        )
+        other = found.reference["sharpness"]
+        known = "unknown" if other is None else f"{other:.4g}"
+        facts["sharpness"] = f"{found.sharpness:.4g}, reference {known}; no part in the choice"
     if found.noise_scale is not None:
         facts["noise scale"] = f"{found.noise_scale:.0f} examples, of the reference half-way"
     return facts
+
+
+def _line(point: Point) -> dict[str, Any]:
+    return point.values | {
+        "micro_batch": point.micro_batch,
+        "accuracy (%)": 100 * point.accuracy,
+        "± (%)": None if point.error is None else 100 * point.error,
+        "gap (%)": 100 * point.gap,
+        "sharpness": point.sharpness,
+        "steps": point.steps,
+        "seconds": point.seconds,
+    }
 
 
 def _run(records: Records, record: dict[str, Any]) -> str:
@@ -165,7 +156,7 @@ def _run(records: Records, record: dict[str, Any]) -> str:
 
 def _row(record: dict[str, Any], status: str) -> dict[str, Any]:
     known = record | {"status": status}
-    return record["values"] | {name: known.get(name) for name in _COLUMNS}
+    return record["values"] | {name: known.get(name) for name in COLUMNS}
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:

@@ -5,13 +5,14 @@ import pathlib
 from collections.abc import Callable
 from typing import Unpack
 
-from keras_sharp.arguments import integer, not_negative, one_of
+from keras_sharp.arguments import integer, one_of
 from keras_sharp.tuner.coordinator import Coordinator, role
 from keras_sharp.tuner.processes import check_importable
-from keras_sharp.tuner.recommendation import Recommendation
+from keras_sharp.tuner.recommendation import Recommendation, checked_gap
 from keras_sharp.tuner.report import report
 from keras_sharp.tuner.search_tuner import OBJECTIVES, ORACLES
 from keras_sharp.tuner.space import Space, SpaceArguments
+from keras_sharp.tuner.supervise import end_with_supervisor
 from keras_sharp.tuner.trial import NAMES, Task
 
 
@@ -41,7 +42,8 @@ def search(
     Trains the small-batch reference first, then the points of the space, each in a process of its
     own, and keeps a record of every training in `folder`. The same call goes on with a search that
     was stopped: what is finished is not run again. A point that does not fit into memory is tried
-    again with `micro_batch`; one that fails is left out, and the search goes on.
+    again with `micro_batch`, all its seeds alike; one that fails is left out, and the search goes
+    on.
 
     With keras-tuner's variables `KERASTUNER_TUNER_ID`, `KERASTUNER_ORACLE_IP` and
     `KERASTUNER_ORACLE_PORT` set the same call is one of several workers, or their chief; see
@@ -62,7 +64,8 @@ def search(
         seed: The first one; the others follow. It decides on the initial weights, the order of the
             examples and the oracle.
         oracle: `"grid"`, `"random"`, `"bayesian"` or `"hyperband"`.
-        max_trials: Largest number of points; needed for `"random"` and `"bayesian"`.
+        max_trials: Largest number of points; needed for `"random"` and `"bayesian"`, not for
+            `"hyperband"`.
         objective: What the oracle goes by: `"validation_accuracy"`, `"generalization_gap"`
             (training minus validation accuracy, both measured in the same way) or
             `"accuracy_lost"` (against the reference).
@@ -103,11 +106,16 @@ def search(
         )
     length = integer("epochs", epochs) if steps is None else integer("steps", steps)
     seed, seeds = integer("seed", seed, least=0), integer("seeds", seeds)
-    max_gap = not_negative("max_gap", max_gap)
+    max_gap = checked_gap(max_gap)
     one_of("oracle", oracle, ORACLES)
     one_of("objective", objective, tuple(OBJECTIVES))
     if max_trials is not None:
         max_trials = integer("max_trials", max_trials)
+        if oracle == "hyperband":
+            raise ValueError(
+                "`max_trials` must be left out for the oracle 'hyperband', which decides by itself "
+                f"how many there are. Received: max_trials={max_trials}"
+            )
     elif oracle in ("random", "bayesian"):
         raise ValueError(f"`max_trials` must be given for the oracle {oracle!r}")
     if isinstance(build, str):
@@ -115,6 +123,14 @@ def search(
     for name, thing in (("build", build), ("data", data), ("strategy", strategy)):
         if callable(thing):
             check_importable(name, thing)
+    if limit is not None:
+        limit = integer("limit", limit)
+        if not isinstance(data, str):
+            raise ValueError(
+                "`limit` is for named data; bring fewer examples instead. "
+                f"Received: limit={limit} and data of your own"
+            )
+    end_with_supervisor()
     task = Task(
         root=str(pathlib.Path(folder).resolve()),
         build=build,

@@ -1,5 +1,6 @@
 """keras-tuner's search, with trials that run elsewhere."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,23 @@ ORACLES = ("grid", "random", "bayesian", "hyperband")
 
 # keras-tuner ends a search after three failures in a row otherwise.
 _NEVER = 10**9
+
+_SECONDS_BETWEEN_QUESTIONS = 0.5
+
+
+class GridOracle(keras_tuner.oracles.GridSearchOracle):
+    """keras-tuner's grid, of which several workers get a point each.
+
+    The original hands out the point after another one when that has ended, in case it has shown
+    new hyperparameters; here all of them are known beforehand.
+    """
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Returns the values of a trial, and has the one after it follow at once."""
+        proposed = super().populate_space(trial_id)
+        if proposed["values"] is not None:
+            self._populate_next.append(trial_id)
+        return proposed
 
 
 def make_oracle(
@@ -44,7 +62,7 @@ def make_oracle(
     if name == "hyperband":
         return oracles.HyperbandOracle(max_epochs=epochs, **common)
     if name == "grid":
-        return oracles.GridSearchOracle(max_trials=max_trials, **common)
+        return GridOracle(max_trials=max_trials, **common)
     kind = {
         "random": oracles.RandomSearchOracle,
         "bayesian": oracles.BayesianOptimizationOracle,
@@ -73,6 +91,18 @@ class SearchTuner(base_tuner.BaseTuner):
     ):
         super().__init__(oracle, directory=directory, project_name="search", overwrite=True)
         self._run = run
+        self._idle = False
+
+    def pre_create_trial(self) -> None:
+        """Waits a little where there was nothing to do, which keras-tuner does not."""
+        if self._idle:
+            time.sleep(_SECONDS_BETWEEN_QUESTIONS)
+        self._idle = True
+
+    def on_trial_begin(self, trial: Any) -> None:
+        """Notes that there is something to do."""
+        super().on_trial_begin(trial)
+        self._idle = False
 
     def run_trial(self, trial: Any, *_: Any, **__: Any) -> dict[str, float]:
         """Runs a trial.

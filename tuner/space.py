@@ -12,7 +12,7 @@ from keras_sharp.arguments import integer, one_of, positive
 from keras_sharp.large_batch import METHODS, Recipe
 from keras_sharp.optimizers import LAMB, LARS, SNGM
 from keras_sharp.schedules import LEGW, WarmUp, linear_scaling, square_root_scaling
-from keras_sharp.training import ASAM, SAM, Conservative, Plain
+from keras_sharp.training import ASAM, SAM, Plain
 
 # Optimizers by name, each with the rates at the base batch that are tried where none are given.
 OPTIMIZERS: dict[str, tuple[Callable[..., keras.optimizers.Optimizer], tuple[float, ...]]] = {
@@ -22,8 +22,12 @@ OPTIMIZERS: dict[str, tuple[Callable[..., keras.optimizers.Optimizer], tuple[flo
     "lamb": (LAMB, (1e-3, 3e-3, 1e-2)),
     "sngm": (lambda rate: SNGM(rate, momentum=0.9), (0.03, 0.1, 0.3)),
 }
-GRADIENTS = {"plain": Plain, "sam": SAM, "asam": ASAM, "conservative": Conservative}
+GRADIENTS = {"plain": Plain, "sam": SAM, "asam": ASAM}
 SCALINGS = ("none", "linear", "sqrt", "legw")
+
+# By default an epoch has at least so many steps, but at least so many doubles are tried.
+_STEPS = 10
+_DOUBLES = 3
 
 # Hyperband's own entries among the values of a trial.
 _OWN = "tuner/"
@@ -40,6 +44,7 @@ class SpaceArguments(TypedDict, total=False):
     optimizer: str | Sequence[str] | None
     gradient: str | Sequence[str] | None
     method: str | Sequence[str] | None
+    largest_batch: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +53,12 @@ class Space:
 
     The learning rate that is searched is that at the base batch; a scaling rule carries it to the
     others, so that one number means the same at every batch size. From there it falls linearly to
-    0 over the training.
+    0 over the training, unless a `method` decides that, too.
 
     Args:
         base_batch_size: The small batch, to which the others are compared.
         batch_sizes: Larger ones; the base batch is always among them. Defaults to its doubles up to
-            the number of examples.
+            `largest_batch`.
         learning_rates: Rates at the base batch to choose from. Defaults to three that suit the
             optimizer.
         learning_rate_range: Instead of these the lowest and the highest; all between are searched,
@@ -62,10 +67,12 @@ class Space:
             and `"legw"`: the square root with a warm-up of the same number of steps at every batch
             size, half the training at the largest.
         optimizer: One or several of `"sgd"` (momentum 0.9), `"adam"`, `"lars"`, `"lamb"`, `"sngm"`.
-        gradient: The gradient rule, one or several of `"plain"`, `"sam"`, `"asam"` and
-            `"conservative"`.
+        gradient: The gradient rule, one or several of `"plain"`, `"sam"` and `"asam"`.
         method: Instead of these three: presets of `keras_sharp.large_batch` by name, which decide
             all of them.
+        largest_batch: Where the doubles of the base batch end. Defaults to a tenth of the examples,
+            so that an epoch has ten steps, but to three doubles at least, if there are as many
+            examples.
 
     Raises:
         ValueError: For a choice that is unknown, empty or of no use.
@@ -79,6 +86,7 @@ class Space:
     optimizer: str | Sequence[str] | None = None
     gradient: str | Sequence[str] | None = None
     method: str | Sequence[str] | None = None
+    largest_batch: int | None = None
 
     def __post_init__(self):
         base = integer("base_batch_size", self.base_batch_size)
@@ -91,6 +99,13 @@ class Space:
                     f"batch_sizes={list(self.batch_sizes)}, base_batch_size={base}"
                 )
             self._set("batch_sizes", tuple(sorted(sizes | {base})))
+        if self.largest_batch is not None:
+            self._set("largest_batch", integer("largest_batch", self.largest_batch, least=base))
+            if self.batch_sizes is not None:
+                raise ValueError(
+                    "`batch_sizes` and `largest_batch` must not both be given. Received: "
+                    f"{list(self.batch_sizes)} and {self.largest_batch}"
+                )
         self._choose()
         self._rates()
 
@@ -108,9 +123,13 @@ class Space:
                 )
             self._choices("method", self.method, tuple(METHODS))
             return
-        self._choices("scaling", self.scaling or "sqrt", SCALINGS)
-        self._choices("optimizer", self.optimizer or "sgd", tuple(OPTIMIZERS))
-        self._choices("gradient", self.gradient or "plain", tuple(GRADIENTS))
+        for name, default, allowed in (
+            ("scaling", "sqrt", SCALINGS),
+            ("optimizer", "sgd", tuple(OPTIMIZERS)),
+            ("gradient", "plain", tuple(GRADIENTS)),
+        ):
+            given = getattr(self, name)
+            self._choices(name, default if given is None else given, allowed)
 
     def _choices(self, name: str, given: Any, allowed: tuple[str, ...]) -> None:
         chosen = tuple(dict.fromkeys(one_of(name, each, allowed) for each in _several(given)))
@@ -152,16 +171,18 @@ class Space:
         Raises:
             ValueError: If a batch is larger than the data.
         """
-        sizes = self.batch_sizes
-        if sizes is None:
-            doublings = max(0, int(math.log2(max(1, examples / self.base_batch_size))))
-            sizes = tuple(self.base_batch_size * 2**n for n in range(doublings + 1))
-        if max(sizes) > examples:
+        sizes, base, top = self.batch_sizes, self.base_batch_size, self.largest_batch
+        largest = max(sizes or (top or base,))
+        if largest > examples:
             raise ValueError(
                 "A batch must be at most the number of training examples. "
-                f"Received: a batch of {max(sizes)} of {examples} examples"
+                f"Received: a batch of {largest} of {examples} examples"
             )
-        return dataclasses.replace(self, batch_sizes=sizes)
+        if sizes is None:
+            if top is None:
+                top = min(examples, max(examples // _STEPS, base * 2**_DOUBLES))
+            sizes = tuple(base * 2**n for n in range((top // base).bit_length()))
+        return dataclasses.replace(self, batch_sizes=sizes, largest_batch=None)
 
     def hyperparameters(self) -> keras_tuner.HyperParameters:
         """Returns the space as keras-tuner has it; each default is that of the reference."""

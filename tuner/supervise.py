@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 _MISTAKE = 2
 
 _GRACE_SECONDS = 60.0
+
+_SUPERVISOR = "KERAS_SHARP_SUPERVISOR"
 
 
 def supervise(
@@ -25,7 +28,8 @@ def supervise(
     Each is a process of its own with keras-tuner's environment variables. One that dies is started
     again under its own id: the chief then hands it the trial it had, which goes on from the last
     finished epoch. Without that the chief would wait for ever. A chief is started again only where
-    it was killed, and its workers with it, if they are done.
+    it was killed, and its workers with it, if they are done. All that search end with this process,
+    however it ends.
 
     On several machines call this on each with the same address, which is the chief's, different
     ids, and a folder that all share.
@@ -40,19 +44,28 @@ def supervise(
         The status of the chief, or of the first that could not be kept alive; 0 if all went well.
 
     Raises:
-        ValueError: For no ids, the same id twice, or an address without a port.
+        ValueError: For no ids, the same id twice, an address without a port, or workers alone
+            without an address.
     """
     if not ids or len(set(ids)) < len(ids):
         raise ValueError(f"`ids` must be some, each of them once. Received: ids={list(ids)}")
+    if address is None and not any("chief" in name for name in ids):
+        raise ValueError(
+            "`address` must be given where the chief is elsewhere: nobody would answer at a free "
+            f'port. Received: ids={list(ids)}, none of them a "chief"'
+        )
     host, _, port = (address or _free_address()).rpartition(":")
     if not host or not port.isdecimal():
         raise ValueError(f'`address` must be "host:port". Received: address={address!r}')
 
     def start(name: str) -> subprocess.Popen:
-        chief = {"KERASTUNER_ORACLE_IP": host, "KERASTUNER_ORACLE_PORT": port}
-        return subprocess.Popen(
-            list(command), env=os.environ | chief | {"KERASTUNER_TUNER_ID": name}
-        )
+        own = {
+            "KERASTUNER_ORACLE_IP": host,
+            "KERASTUNER_ORACLE_PORT": port,
+            "KERASTUNER_TUNER_ID": name,
+            _SUPERVISOR: str(os.getpid()),
+        }
+        return subprocess.Popen(list(command), env=os.environ | own)
 
     running = {name: start(name) for name in ids}
     left = dict.fromkeys(ids, restarts)
@@ -87,6 +100,20 @@ def supervise(
             process.terminate()
         for process in running.values():
             process.wait()
+
+
+def end_with_supervisor() -> None:
+    """Has this process end when the one that supervises it ends, even if that is killed."""
+    supervisor = os.environ.get(_SUPERVISOR)
+    if supervisor is None or str(os.getppid()) != supervisor:
+        return  # started by hand, or by a shell in between, which is not ours to watch
+
+    def watch() -> None:
+        while str(os.getppid()) == supervisor:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _free_address() -> str:

@@ -13,18 +13,20 @@ import keras_tuner
 import numpy as np
 import tensorflow as tf
 
-from keras_sharp.callbacks import MeasureDuringTraining
-from keras_sharp.measures import sharpness
+from keras_sharp.large_batch import Recipe
 from keras_sharp.networks import NETWORKS
-from keras_sharp.normalization import moving_statistics
 from keras_sharp.objective import Objective
-from keras_sharp.tuner.records import Records, write_json
+from keras_sharp.training import Conservative
+from keras_sharp.tuner.measuring import Clock, NoiseHalfWay, finite, measure
+from keras_sharp.tuner.records import COLUMNS, Records, write_json
 from keras_sharp.tuner.space import Space, point_of
 from keras_sharp.tuner.splits import Splits, load_splits
 from keras_sharp.version import versions
-from keras_sharp.weights import FlatVariables
 
 NAMES = ("small", *NETWORKS)
+
+# More at once would gain no time.
+_EVALUATION_BATCH = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +78,31 @@ class Task:
         return model
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How one point is trained and measured.
+
+    Attributes:
+        epochs: Epochs of this training; a Hyperband trial may train for less than the whole.
+        micro_batch: Examples a replica processes at once, or None.
+        evaluation_batch: Examples measured at once. None: 1000, the same for all points, or as many
+            as a replica must not exceed while it trains.
+        is_reference: Whether the noise scale is measured, too.
+    """
+
+    epochs: int
+    micro_batch: int | None = None
+    evaluation_batch: int | None = None
+    is_reference: bool = False
+
+    @property
+    def evaluation(self) -> int:
+        """Examples measured at once."""
+        return self.evaluation_batch or min(
+            self.micro_batch or _EVALUATION_BATCH, _EVALUATION_BATCH
+        )
+
+
 def named_model(name: str, splits: Splits) -> keras.Model:
     """Returns a model by name, under the strategy that is open.
 
@@ -124,7 +151,10 @@ def prepare(task: Task) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         # It builds as often as it takes to see every conditional hyperparameter.
         oracle = keras_tuner.oracles.RandomSearchOracle("loss", 1, hyperparameters=hp)
-        tuner = keras_tuner.engine.base_tuner.BaseTuner(oracle, build, folder)
+        keras_tuner.engine.base_tuner.BaseTuner(oracle, build, folder)
+    # The oracle's own space: in a worker the tuner's is the chief's, in another order.
+    found = oracle.get_space()
+    _check_names([each.name for each in found.space])
     if not model.built:
         model(splits.train[0][:1])
     _, accuracy = Objective(model, tuple(array[:2] for array in splits.train)).evaluate()
@@ -137,7 +167,7 @@ def prepare(task: Task) -> dict[str, Any]:
         "data": splits.describe(),
         "examples": splits.examples,
         "space": space,
-        "hyperparameters": tuner.oracle.get_space().get_config(),
+        "hyperparameters": found.get_config(),
         "model": model.name,
         "weights": int(sum(np.prod(v.shape) for v in model.trainable_variables)),
         "replicas": strategy.num_replicas_in_sync,
@@ -145,164 +175,101 @@ def prepare(task: Task) -> dict[str, Any]:
     }
 
 
-def train_point(
-    task: Task, config: dict[str, Any], epochs: int, micro_batch: int | None, is_reference: bool
-) -> None:
+def _check_names(names: list[str]) -> None:
+    taken = sorted(set(names) & set(COLUMNS))
+    if taken:
+        raise ValueError(
+            "`build` must not declare hyperparameters with the names of the table's own columns. "
+            f"Received: {', '.join(taken)}"
+        )
+
+
+def train_point(task: Task, config: dict[str, Any], plan: Plan) -> None:
     """Trains one point with all its seeds, except those already recorded, and records each.
+
+    While it measures, the point's measuring file holds the number of examples measured at once.
 
     Args:
         task: The search.
         config: Configuration of the hyperparameters, their values among it.
-        epochs: Epochs of this training; a Hyperband trial may train for less than the whole.
-        micro_batch: Examples a replica processes at once, or None.
-        is_reference: Whether the noise scale is measured, too.
+        plan: How.
     """
     splits, records = task.splits(), Records(task.root)
+    # One for all seeds: in one process the collectives of two strategies would join each other.
+    strategy = task.make_strategy()
     hp = keras_tuner.HyperParameters.from_config(config)
     for seed in task.seeds:
-        file = records.file(hp.values, epochs, seed)
+        file = records.file(hp.values, plan.epochs, seed)
         if file.exists():
             continue
-        record = _train(task, splits, hp, epochs, micro_batch, seed, is_reference)
+        record = _train(task, splits, strategy, hp, plan, seed)
         write_json(file, record)
+        records.measuring_file(hp.values).unlink(missing_ok=True)
+        if record["epochs"] == record["whole_epochs"]:
+            records.drop_checkpoints(hp.values, seed)
 
 
 def _train(
     task: Task,
     splits: Splits,
+    strategy: tf.distribute.Strategy,
     hp: keras_tuner.HyperParameters,
-    epochs: int,
-    micro_batch: int | None,
+    plan: Plan,
     seed: int,
-    is_reference: bool,
 ) -> dict[str, Any]:
     """Trains and measures once. Returns the record."""
     keras.utils.set_random_seed(seed)
-    values, began = point_of(hp.values), time.perf_counter()
+    values, began, records = point_of(hp.values), time.perf_counter(), Records(task.root)
     batch_size, whole = values["batch_size"], task.whole(values["batch_size"], splits.examples)
-    strategy = task.make_strategy()
     with strategy.scope():
         model = task.make_model(hp, splits)
         recipe = task.space.recipe(values, splits.examples, whole)
     # The same for all epochs of Hyperband, which goes on with a point it has stopped; another one
     # for every `micro_batch`, which makes it another training.
-    name = f"seed-{seed}.part-{micro_batch or batch_size}.checkpoint.npz"
-    checkpoint = Records(task.root).folder(values) / name
+    checkpoint = records.checkpoint_file(values, seed, plan.micro_batch or batch_size)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    clock = Clock()
-    callbacks = [clock]
-    if is_reference:
-        callbacks.append(noise_half_way(splits, whole, batch_size, seed))
+    callbacks = [Clock(recipe.batch_size)]
+    if plan.is_reference:
+        # Within the training, so in no larger parts than its own.
+        part = plan.micro_batch or -(-batch_size // strategy.num_replicas_in_sync)
+        callbacks.append(NoiseHalfWay(splits.train, whole, min(part, plan.evaluation), seed))
     history = recipe.fit(
         model,
         model.loss,
         splits.train,
-        micro_batch=micro_batch,
-        epochs=epochs,
+        micro_batch=plan.micro_batch,
+        epochs=plan.epochs,
         callbacks=callbacks,
         seed=seed,
         checkpoint=checkpoint,
         verbose=0,
     )
-    model = history.model  # another one, where the method converts layers
-    record = {
+    model, logs = history.model, history.history  # another one, where the method converts layers
+    write_json(records.measuring_file(values), plan.evaluation)
+    return {
         "values": values,
         "seed": seed,
-        "epochs": epochs,
+        "epochs": plan.epochs,
         "whole_epochs": whole,
         "batch_size": batch_size,
-        "micro_batch": micro_batch,
+        "micro_batch": plan.micro_batch,
         "replicas": strategy.num_replicas_in_sync,
-        "peak_learning_rate": peak_rate(recipe.optimizer),
-        "steps": int(model.optimizer.iterations.numpy()),
-        "seconds": clock.seconds(epochs),
-        **measure(task, model, splits, micro_batch, seed),
-        "noise_scale": history.history.get("noise_scale", [None])[0],
-        "loss": [float(each) for each in history.history["loss"]],
+        "peak_learning_rate": peak_rate(recipe, values),
+        "steps": Clock.steps(logs, splits.examples),
+        "seconds": Clock.seconds(logs),
+        **measure(model, splits, plan.evaluation, seed, sharp=task.sharpness),
+        "noise_scale": logs.get("noise_scale", [None])[0],
+        "loss": [finite(each) for each in logs["loss"]],
         "total_seconds": time.perf_counter() - began,
         "versions": versions() | {"python": platform.python_version()},
     }
-    if epochs == whole:
-        for file in checkpoint.parent.glob(f"seed-{seed}.*.checkpoint.npz"):
-            file.unlink(missing_ok=True)
-    return record
 
 
-def peak_rate(optimizer: keras.optimizers.Optimizer) -> float | None:
+def peak_rate(recipe: Recipe, values: dict[str, Any]) -> float | None:
     """Returns the highest learning rate of a training; None where it is decided meanwhile."""
-    rate = optimizer._learning_rate
+    if isinstance(recipe.gradient, Conservative):  # the optimizer outside has rate 1
+        return float(values["learning_rate"])
+    rate = recipe.optimizer._learning_rate
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         return getattr(rate, "peak", None)
     return float(rate.numpy())
-
-
-def noise_half_way(
-    splits: Splits, epochs: int, batch_size: int, seed: int
-) -> MeasureDuringTraining:
-    """Returns a callback that measures the noise scale in the middle of a training.
-
-    At the end, near a minimum, there is no gradient left to compare the noise with.
-    """
-    size = max(1, min(batch_size, splits.examples // 4))
-    return MeasureDuringTraining(
-        splits.train,
-        "noise_scale",
-        every=(epochs + 1) // 2,
-        seed=seed,
-        batch_norm="batch",
-        batch_size=size,
-    )
-
-
-def measure(
-    task: Task, model: keras.Model, splits: Splits, micro_batch: int | None, seed: int
-) -> dict[str, Any]:
-    """Returns accuracies and sharpness of a trained model, on equal terms.
-
-    Dropout is off, and BatchNormalization uses the statistics of the training set at the final
-    weights: moving averages lag behind by a number of steps, of which large batches take few.
-    """
-    options = {"batch_size": micro_batch} if micro_batch else {}
-    train = Objective(model, splits.train, **options)
-    statistics = moving_statistics(model)
-    if statistics:
-        pieces = FlatVariables(statistics).pairs(train.estimate_statistics())
-        for variable, value in pieces:
-            variable.assign(value)
-    losses = {}
-    for name in ("train", "validation", "test"):
-        pair = getattr(splits, name)
-        objective = train if name == "train" else pair and Objective(model, pair, **options)
-        loss, accuracy = objective.evaluate() if objective else (None, None)
-        losses |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
-    measured = {
-        **losses,
-        "generalization_gap": losses["train_accuracy"] - losses["validation_accuracy"],
-        "sharpness": None,
-        "sharpness_status": None,
-    }
-    if task.sharpness:
-        result = sharpness(train, seed=seed, verbose=0)
-        measured |= {"sharpness": result.value, "sharpness_status": result.status}
-    return measured
-
-
-class Clock(keras.callbacks.Callback):
-    """Times the epochs."""
-
-    def __init__(self):
-        super().__init__()
-        self.took: list[float] = []
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Starts the clock."""
-        self._began = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Stops it."""
-        self.took.append(time.perf_counter() - self._began)
-
-    def seconds(self, epochs: int) -> float | None:
-        """Returns the time of so many epochs, without the tracing of the first; None: unknown."""
-        later = self.took[1:] or self.took
-        return float(np.median(later)) * epochs if later else None

@@ -53,12 +53,22 @@ class Planted:
     Args:
         stop_at: Number of the training, from 1, in whose middle the search is stopped.
         fails: Takes the values of a point; says why it fails, or None.
-        fits: Largest batch or part of one for which there is memory.
+        fits: Largest batch or part of one for which there is memory, in the training of a seed.
+        measures: Number of examples that can be measured at once.
+        weights: Of the model.
     """
 
-    def __init__(self, stop_at=None, fails=lambda values: None, fits=10**9):
+    def __init__(
+        self,
+        stop_at=None,
+        fails=lambda values: None,
+        fits=lambda seed: 10**9,
+        measures=10**9,
+        weights=1,
+    ):
         self.stop_at, self.fails, self.fits = stop_at, fails, fits
-        self.trained, self.parts = [], []
+        self.measures, self.weights = measures, weights
+        self.trained, self.parts, self.measured = [], [], []
 
     def __call__(self, function, task, *arguments, log):
         if function.__name__ == "prepare":
@@ -71,28 +81,34 @@ class Planted:
                     "space": space,
                     "hyperparameters": space.hyperparameters().get_config(),
                     "model": "planted",
-                    "weights": 1,
+                    "weights": self.weights,
                     "replicas": 1,
                     "devices": ["CPU"],
                 },
             )
-        config, epochs, micro_batch, _ = arguments
+        config, plan = arguments
+        epochs, micro_batch = plan.epochs, plan.micro_batch
         values = point_of(config["values"])
         if reason := self.fails(values):
             return Outcome("failed", reason=reason)
         part = micro_batch or values["batch_size"]
         self.parts.append(part)
-        if part > self.fits:
-            return Outcome("out of memory", reason="no memory")
         records = Records(task.root)
         for seed in task.seeds:
             file = records.file(values, epochs, seed)
             if file.exists():
                 continue
+            if part > self.fits(seed):
+                return Outcome("out of memory", reason="no memory")
+            self.measured.append(plan.evaluation)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if self.measured[-1] > self.measures:
+                write_json(records.measuring_file(values), self.measured[-1])
+                return Outcome("out of memory", reason="no memory")
             self.trained.append((file.parent.name, file.name))
             if len(self.trained) == self.stop_at:
                 raise KeyboardInterrupt
             whole = task.whole(values["batch_size"], EXAMPLES)
-            file.parent.mkdir(parents=True, exist_ok=True)
+            records.checkpoint_file(values, seed, part).touch()
             write_json(file, a_record(values, seed, epochs, whole, micro_batch=micro_batch))
         return Outcome("finished")

@@ -49,7 +49,7 @@ sys.exit(int(sys.argv[2]) if name == "chief" else 0)
 
 def test_a_worker_that_dies_is_started_again_under_its_own_name(tmp_path):
     command = [sys.executable, "-c", WORKER, str(tmp_path)]
-    assert supervise([*command, "0"], ["tuner0", "tuner1"]) == 0
+    assert supervise([*command, "0"], ["tuner0", "tuner1"], address="127.0.0.1:9") == 0
     lives = {file.name: file.read_text().split() for file in tmp_path.iterdir()}
     assert (len(lives["tuner0"]), len(lives["tuner1"])) == (1, 3)
     assert len({port for ports in lives.values() for port in ports}) == 1
@@ -58,12 +58,47 @@ def test_a_worker_that_dies_is_started_again_under_its_own_name(tmp_path):
     assert len((tmp_path / "chief").read_text().split()) == 1
     # There is an end to patience.
     (tmp_path / "tuner1").unlink()
-    assert supervise([*command, "0"], ["tuner1"], restarts=1) == -signal.SIGKILL
+    alone = {"address": "127.0.0.1:9", "restarts": 1}
+    assert supervise([*command, "0"], ["tuner1"], **alone) == -signal.SIGKILL
     assert len((tmp_path / "tuner1").read_text().split()) == 2
     with pytest.raises(ValueError, match="each of them once"):
         supervise(command, ["chief", "chief"])
+    with pytest.raises(ValueError, match="`address` must be given where the chief is elsewhere"):
+        supervise(command, ["tuner0"])
     with pytest.raises(ValueError, match="host:port"):
         supervise(command, address="somewhere")
+
+
+WATCHED = """
+import os, pathlib, runpy, sys, time
+runpy.run_path(sys.argv[1])["end_with_supervisor"]()
+pathlib.Path(sys.argv[2]).write_text(str(os.getpid()))
+time.sleep(60)
+"""
+WATCHING = """
+import runpy, sys
+runpy.run_path(sys.argv[1])["supervise"]([sys.executable, "-c", *sys.argv[2:]], ["chief"])
+"""
+
+
+def test_what_is_supervised_ends_with_its_supervisor(tmp_path):
+    module, file = sys.modules["keras_sharp.tuner.supervise"].__file__, tmp_path / "pid"
+    arguments = [sys.executable, "-c", WATCHING, module, WATCHED, module, str(file)]
+    supervisor = subprocess.Popen(arguments)
+    wait_for(lambda: file.exists() and file.read_text(), 30)
+    supervisor.kill()
+    supervisor.wait()
+
+    def ended():
+        try:
+            os.kill(int(file.read_text()), 0)
+        except ProcessLookupError:
+            return True
+        # A zombie counts as ended: whoever adopts it here may not collect it.
+        status = pathlib.Path(f"/proc/{file.read_text()}/status")
+        return status.exists() and "State:\tZ" in status.read_text()
+
+    wait_for(ended, 30)
 
 
 def start(folder, seconds=0.0, **environment):

@@ -8,7 +8,8 @@ from keras_sharp.tuner.space import OPTIMIZERS, Space
     ("scaling", "factor"), [("none", 1.0), ("linear", 16.0), ("sqrt", 4.0), ("legw", 4.0)]
 )
 def test_the_rate_is_scaled_from_the_base_batch_and_falls_to_zero(scaling, factor):
-    space = Space(32, learning_rates=[0.1], scaling=scaling).for_examples(1024)
+    space = Space(32, learning_rates=[0.1], scaling=scaling, largest_batch=1024)
+    space = space.for_examples(1024)
     values = {"batch_size": 512, "learning_rate": 0.1, "scaling": scaling}
     rate = space.schedule(values, 1024, epochs=10)  # two steps an epoch
     assert rate.peak == pytest.approx(0.1 * factor)
@@ -22,8 +23,12 @@ def test_the_rate_is_scaled_from_the_base_batch_and_falls_to_zero(scaling, facto
 
 
 def test_batches_are_doubles_of_the_base_up_to_the_data():
-    assert Space(32).for_examples(1149).batch_sizes == (32, 64, 128, 256, 512, 1024)
-    assert Space(32).for_examples(1023).batch_sizes[-1] == 512
+    to = lambda examples, **top: Space(32, **top).for_examples(examples).batch_sizes[-1]  # noqa: E731
+    assert to(10_240) == 1024 and to(10_239) == 512  # ten steps an epoch
+    assert [to(1149), to(256), to(255), to(40)] == [256, 256, 128, 32]  # three doubles if possible
+    assert [to(1149, largest_batch=top) for top in (1149, 1024, 1023)] == [1024, 1024, 512]
+    with pytest.raises(ValueError, match="a batch of 2000 of 1000 examples"):
+        to(1000, largest_batch=2000)
     assert Space(32, [100, 50]).for_examples(100).batch_sizes == (32, 50, 100)
 
 

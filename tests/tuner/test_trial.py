@@ -6,13 +6,14 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
-import tensorflow as tf
 from tiny_search import build, data
 
+from keras_sharp.tuner import measuring
+from keras_sharp.tuner.measuring import Clock
 from keras_sharp.tuner.records import Records
 from keras_sharp.tuner.space import Space
 from keras_sharp.tuner.splits import load_splits
-from keras_sharp.tuner.trial import Task, prepare, train_point
+from keras_sharp.tuner.trial import Plan, Task, prepare, train_point
 
 
 def a_task(folder, **changes):
@@ -30,21 +31,22 @@ def a_task(folder, **changes):
     return dataclasses.replace(task, **changes)
 
 
-def train(task, epochs, micro_batch=None, is_reference=False, **values):
+def train(task, plan, **values):
     known = prepare(task)
     task = dataclasses.replace(task, space=known["space"])
     hp = keras_tuner.HyperParameters.from_config(known["hyperparameters"])
     hp.values |= values
-    train_point(task, hp.get_config(), epochs, micro_batch, is_reference)
-    return Records(task.root).of_point(hp.values, epochs, list(task.seeds))
+    train_point(task, hp.get_config(), plan)
+    return Records(task.root).of_point(hp.values, plan.epochs, list(task.seeds))
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     task = a_task(folder, sharpness=True)
-    (record,) = train(task, 3, is_reference=True, batch_size=16)
+    (record,) = train(task, Plan(3, is_reference=True), batch_size=16)
     assert not list(folder.rglob("*.npz"))  # the checkpoint is gone
+    assert not list(folder.rglob("measuring.json"))
     return record
 
 
@@ -61,6 +63,7 @@ def test_all_of_a_training_is_recorded(trained):
     assert trained["steps"] == 3 * 4  # 50 examples are four batches
     assert trained["seconds"] > 0 and trained["sharpness"] > 0 and len(trained["loss"]) == 3
     assert trained["test_accuracy"] is None
+    assert trained["evaluation_batch"] == 1000
     gap = trained["train_accuracy"] - trained["validation_accuracy"]
     assert trained["generalization_gap"] == pytest.approx(gap)
     # Multiples of one example: nothing is averaged over batches of different sizes.
@@ -72,25 +75,97 @@ def test_all_of_a_training_is_recorded(trained):
 
 def test_hyperband_goes_on_where_it_stopped(trained, tmp_path):
     task, whole = a_task(tmp_path), trained
-    (short,) = train(task, 1, batch_size=16)
-    (parts,) = train(task, 3, batch_size=16)
+    (short,) = train(task, Plan(1), batch_size=16)
+    (parts,) = train(task, Plan(3), batch_size=16)
     assert short["loss"] == whole["loss"][:1] and parts["loss"] == whole["loss"]
     assert parts["validation_loss"] == whole["validation_loss"]
     assert (short["whole_epochs"], parts["steps"]) == (3, whole["steps"])
 
 
-def test_replicas_and_parts(tmp_path):
-    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    task = a_task(tmp_path, build=plain_build, epochs=2, strategy=lambda: mirrored)
-    (record,) = train(task, 2, micro_batch=2)
-    assert (record["replicas"], record["micro_batch"], record["steps"]) == (2, 2, 2 * 7)
-    assert record["loss"][1] < record["loss"][0]
+def test_replicas_and_parts(tmp_path, replicas, monkeypatch):
+    """A failed sharpness is no failed training; both seeds share one strategy."""
+    made = []
+
+    def strategy():
+        made.append(replicas(2))
+        return made[-1]
+
+    def no_sharpness(*_, **__):
+        raise FloatingPointError("too sharp")
+
+    monkeypatch.setattr(measuring, "sharpness", no_sharpness)
+    task = a_task(tmp_path, build=plain_build, epochs=2, strategy=strategy, seeds=(0, 1))
+    task = dataclasses.replace(task, sharpness=True)
+    records = train(task, Plan(2, micro_batch=2))
+    assert len(made) == 2  # one to look at the model, and one to train
+    for record in records:
+        assert (record["replicas"], record["micro_batch"], record["steps"]) == (2, 2, 2 * 7)
+        assert record["loss"][1] < record["loss"][0] and record["evaluation_batch"] == 2
+        assert record["sharpness"] is None and "too sharp" in record["sharpness_status"]
+
+
+def test_numbers_that_json_cannot_hold():
+    assert [measuring.finite(x) for x in (np.inf, np.nan, None, 1)] == [None, None, None, 1.0]
+
+
+def test_steps_under_loss_scaling(tmp_path):
+    """Also those in which the optimizer did nothing, as their gradients overflowed."""
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        task = a_task(tmp_path, build=plain_build, data=large_data, epochs=1)
+        (record,) = train(task, Plan(1), batch_size=16)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert record["steps"] == 4
+
+
+def test_the_time_of_tracing_is_left_out_once_for_each_batch_size():
+    logs = {
+        "epoch_seconds": [9.0, 2.0, 4.0, 7.0, 1.0, 8.0],
+        "epoch_batch": [32, 32, 32, 64, 64, 128],
+        "epoch_traced": [1.0, 0.0, 0.0, 1.0, 0.0, 1.0],
+    }
+    assert Clock.seconds(logs) == (3 + 2 + 4) + (1 + 1) + 8
+    clock = Clock({0: 32, 1: 64})
+    traced = []
+    for epoch in range(3):
+        clock.on_epoch_begin(epoch)
+        clock.on_epoch_end(epoch, seen := {})
+        traced.append((seen["epoch_batch"], seen["epoch_traced"]))
+    assert traced == [(32, 1.0), (64, 1.0), (64, 0.0)]
+
+
+def test_the_noise_is_that_of_shuffled_examples_half_way():
+    x = np.repeat(np.arange(5.0), 20)[:, None]
+    (mixed, labels) = measuring.shuffled((x, x[:, 0]), seed=0)
+    assert sorted(mixed[:, 0]) == sorted(x[:, 0]) and np.array_equal(mixed[:, 0], labels)
+    means = mixed.reshape(5, 20).mean(axis=1)
+    assert means.std() < 0.7 < x.reshape(5, 20).mean(axis=1).std()
+    noise = measuring.NoiseHalfWay((x, x[:, 0]), epochs=10, batch_size=8, seed=0)
+    measured = []
+    noise._objective = object()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            measuring.MeasureDuringTraining, "on_epoch_end", lambda _, e, logs: measured.append(e)
+        )
+        for epoch in range(10):
+            noise.on_epoch_end(epoch, {})
+    assert measured == [4]
 
 
 def plain_build(hp):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     return model
+
+
+def large_data():
+    return tuple((1e3 * x, y) for x, y in data())
+
+
+def seed_build(hp):
+    hp.Int("seed", 1, 3)
+    return plain_build(hp)
 
 
 def regression(hp):
@@ -104,6 +179,8 @@ def test_models_and_data_of_no_use(tmp_path):
         prepare(a_task(tmp_path, build=regression))
     with pytest.raises(ValueError, match="`build` must return a Keras model that is compiled"):
         prepare(a_task(tmp_path, build=lambda hp: None))
+    with pytest.raises(ValueError, match="must not declare .* columns. Received: seed"):
+        prepare(a_task(tmp_path, build=seed_build))
     with pytest.raises(ValueError, match="`data` must be two or three pairs"):
         prepare(a_task(tmp_path, data=(np.zeros(3), np.zeros(3))))
     with pytest.raises(ValueError, match="a batch of 64 of 50 examples"):

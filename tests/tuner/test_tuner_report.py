@@ -4,6 +4,7 @@ import base64
 import csv
 import html.parser
 import json
+import sys
 
 import pytest
 from planted import a_record
@@ -11,6 +12,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.hparams import metadata
 
 from keras_sharp.tuner import report
+from keras_sharp.tuner.page import make_page
 from keras_sharp.tuner.recommendation import recommend
 from keras_sharp.tuner.records import Records, write_json
 
@@ -19,9 +21,9 @@ def values(batch_size, rate=0.08):
     return {"batch_size": batch_size, "learning_rate": rate, "optimizer": "sgd"}
 
 
-def found(trainings, **arguments):
+def found(trainings, failures=(), **arguments):
     settings = {"seeds": 2, "base_batch_size": 32, "max_gap": 0.01, **arguments}
-    return recommend(trainings, **settings)
+    return recommend(trainings, failures, **settings)
 
 
 def both_seeds(batch_size, rate=0.08, **other):
@@ -38,6 +40,40 @@ def test_the_errors_by_hand():
     assert result.accuracy_lost_error == pytest.approx((0.01**2 + 0.005**2) ** 0.5)
     assert "More seeds are needed" in result.status
     assert found(a + b, max_gap=0.004).batch_size == 32
+    # 0.91 - 0.905 is a little more than 0.005.
+    assert found(a + b, max_gap=0.005).batch_size == 64
+
+
+def test_what_the_status_doubts():
+    failed = [{"values": values(512), "epochs": 20, "reason": "boom"}]
+    even = both_seeds(32) + both_seeds(64, peak_learning_rate=None)
+    result = found(even, failures=failed)
+    assert result.batch_size == 64 and "every point failed: 512" in result.status
+    assert "largest batch tried" not in result.status and "unfair" not in result.status
+    uneven = found(even + both_seeds(32, 0.16))
+    assert uneven.points_by_batch == {"32": 2, "64": 1}
+    assert "2 of batch 32, 1 of batch 64" in uneven.status
+    assert "largest batch tried" in uneven.status
+    # A rate that is not the same for all seeds is nobody's.
+    assert found(both_seeds(32)).peak_learning_rate is not None
+    one, two = both_seeds(32)
+    assert found([one, two | {"peak_learning_rate": 7.0}]).peak_learning_rate is None
+
+
+def test_a_rate_that_was_not_scaled_is_said_once():
+    facts = sys.modules["keras_sharp.tuner.report"]._facts
+    scaled = facts(found(both_seeds(32) + both_seeds(64)), 0)
+    assert scaled["learning rate"] == "0.1131, which is 0.08 at the base batch"
+    plain = both_seeds(32, sharpness=None) + both_seeds(64, peak_learning_rate=0.08)
+    plain = facts(found(plain), 0)
+    assert plain["learning rate"] == "0.08"
+    assert plain["sharpness"] == "64, reference unknown; no part in the choice"
+
+
+def test_cells_go_by_the_names_of_their_columns():
+    rows = [{"a": 1, "c": 3}, {"a": 4, "b": 5, "c": 6}]
+    cells = [c for c in Page(make_page("", {"x": "y"}, {}, {"T": rows})).cells if c.strip()]
+    assert cells[-8:] == ["a", "c", "b", "1", "3", "4", "6", "5"]
 
 
 def test_only_whole_points_count():
@@ -85,6 +121,8 @@ def test_everything_is_written(tmp_path, capsys):
     with open(target / "trials.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == len(trainings) + 1 == len(json.loads((target / "trials.json").read_text()))
+    places = [(int(row["batch_size"]), float(row["learning_rate"]), row["seed"]) for row in rows]
+    assert places[:-1] == sorted(places[:-1])
     point = [row for row in rows if (row["batch_size"], row["learning_rate"]) == ("64", "0.16")]
     assert [float(row["validation_accuracy"]) for row in point] == [
         each["validation_accuracy"] for each in trainings[-2:]

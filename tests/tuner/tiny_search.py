@@ -24,7 +24,8 @@ def build(hp):
     model = keras.Sequential(
         [
             keras.Input((4,)),
-            keras.layers.Dense(hp.Choice("width", [6]), "relu"),
+            # Not of the type of the others: a chief that hands out the space sorts it by type.
+            keras.layers.Dense(hp.Int("width", 6, 6), "relu"),
             keras.layers.BatchNormalization(),
             keras.layers.Dense(3),
         ]
