@@ -3,11 +3,14 @@ import types
 
 import benchmark
 import benchmark_measures
+import keras
 import numpy as np
 import pytest
 from benchmark_cases import FULL, compiled, images, short_of_memory
 from benchmark_memory import resnet20
 from benchmark_methods import OPTIMIZERS, RULES
+
+from keras_sharp.networks import NETWORKS, Network
 
 
 def test_what_does_not_fit_says_so():
@@ -75,13 +78,18 @@ def test_training_on_tiny_sizes(tmp_path):
         assert "left out: needs about 1,000,000 GiB" in text
 
 
-@pytest.mark.slow
-def test_sharpness_on_tiny_sizes(tmp_path):
+def small(input_shape, classes, **options):
+    layers = [keras.layers.Flatten(), keras.layers.Dense(6), keras.layers.Dense(classes)]
+    return keras.Sequential([keras.Input(input_shape), *layers])
+
+
+def test_sharpness_on_tiny_sizes(tmp_path, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "F1", Network(small, "mnist", "small"))
     text = smoke("sharpness", tmp_path)
     for name in ("sharpness(model, data)", "full space, traced", "subspace of 100"):
         (row,) = [line for line in text.splitlines() if name in line]
         passes, seconds, one, ratio = (float(each) for each in row.strip("│").split("│")[2:])
-        assert passes >= 2 and seconds > 0 and one >= 0 and ratio > 0
+        assert passes >= 2 and seconds >= 0 and one >= 0 and ratio > 0
 
 
 @pytest.mark.slow

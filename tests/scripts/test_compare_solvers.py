@@ -1,10 +1,19 @@
 import json
 
 import compare_solvers
+import keras
 import pytest
+from tiny_network import tiny
+
+from keras_sharp import datasets
+from keras_sharp.networks import NETWORKS, Network
 
 
-@pytest.mark.slow
+@pytest.fixture(autouse=True)
+def tiny_f1(monkeypatch):
+    monkeypatch.setitem(NETWORKS, "F1", Network(tiny, "mnist", "tiny"))
+
+
 def test_two_lengths_on_digits(tmp_path, capsys):
     output = tmp_path / "table.txt"
     arguments = ["--epochs", "2", "1", "--iterations", "1", "--batch-norm", "batch"]
@@ -23,6 +32,26 @@ def test_two_lengths_on_digits(tmp_path, capsys):
         # One step of either goes to the corner of the gradient's signs, or beyond it.
         assert ascent > 0 and scaled > 0.5 * ascent
     assert "LB, 2 epochs, batch: " in capsys.readouterr().out
+
+
+def test_networks_that_were_kept(tmp_path):
+    data, losses = datasets.load("digits"), []
+    (tmp_path / "config.json").write_text(json.dumps({"training": {"data": "digits"}}))
+    folder = tmp_path / "F1" / "trial-1"
+    folder.mkdir(parents=True)
+    for seed, regime in enumerate(("small", "large")):
+        keras.utils.set_random_seed(seed)
+        model = NETWORKS["F1"].build(data.input_shape, data.classes)
+        model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        losses.append(model.evaluate(data.x_train, data.y_train, verbose=0))
+        model.save_weights(folder / f"{regime}.weights.h5")
+    output = tmp_path / "table.txt"
+    arguments = ["--runs", str(tmp_path), "--iterations", "1", "--batch-norm", "inference"]
+    assert compare_solvers.main([*arguments, "--output", str(output)]) == 0
+    lines = output.read_text().splitlines()
+    rows = [line.strip("│").split("│") for line in lines if "trial 1 │" in line]
+    assert [row[0].strip() for row in rows] == ["SB, trial 1", "LB, trial 1"]
+    assert [float(row[2]) for row in rows] == pytest.approx(losses, rel=1e-2)
 
 
 def test_a_folder_in_which_nothing_was_trained(tmp_path):
