@@ -34,6 +34,11 @@ class FlatVariables:
         values = [np.asarray(variable.numpy(), np.float64).ravel() for variable in self._variables]
         return np.concatenate([np.empty(0), *values])
 
+    def write(self, values: np.ndarray) -> None:
+        """Assigns `(n,)` values to the variables."""
+        for variable, value in self.pairs(tf.constant(values, self.dtype)):
+            variable.assign(value)
+
     def pairs(self, vector: tf.Tensor) -> list[tuple[keras.Variable, tf.Tensor]]:
         """Cuts a flat tensor into `(variable, value)` pairs for a `keras.StatelessScope`.
 

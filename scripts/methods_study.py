@@ -250,10 +250,8 @@ class Study:
         model, objectives = self._objectives()
         model.set_weights(weights)
         # Moving statistics lag, the more the fewer steps an epoch has, and SWA makes its own.
-        statistics = FlatVariables(moving_statistics(model))
         estimate = objectives["train", "moving"].estimate_statistics()
-        for variable, value in statistics.pairs(tf.constant(estimate, statistics.dtype)):
-            variable.assign(value)
+        FlatVariables(moving_statistics(model)).write(estimate)
         record, failures = {}, []
         for part in ("train", "test") if trial else ("validation",):
             loss, accuracy = objectives[part, "moving"].evaluate()

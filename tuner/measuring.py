@@ -35,8 +35,7 @@ def measure(
     train = Objective(model, splits.train, batch_size=batch_size)
     variables = moving_statistics(model)
     if variables:
-        for variable, value in FlatVariables(variables).pairs(train.estimate_statistics()):
-            variable.assign(value)
+        FlatVariables(variables).write(train.estimate_statistics())
     measured: dict[str, Any] = {"evaluation_batch": batch_size}
     for name in ("train", "validation", "test"):
         pair = getattr(splits, name)

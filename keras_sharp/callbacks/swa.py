@@ -5,7 +5,6 @@ from typing import Any, Unpack
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_sharp.arguments import integer
 from keras_sharp.function_arguments import FunctionArguments
@@ -116,9 +115,9 @@ class SWA(keras.callbacks.Callback):
         if self._objective is not None:  # while the model is still as it was trained
             statistics = self._objective.estimate_statistics(self._mean)
             self._objective = None
-        _assign(self.model.trainable_variables, self._mean)
+        FlatVariables(self.model.trainable_variables).write(self._mean)
         if statistics is not None:
-            _assign(moving_statistics(self.model), statistics)
+            FlatVariables(moving_statistics(self.model)).write(statistics)
 
     def get_state(self) -> dict[str, Any]:
         """Returns the mean, for a checkpoint."""
@@ -127,9 +126,3 @@ class SWA(keras.callbacks.Callback):
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from what `get_state` returned."""
         self.count, self._mean = state["count"], np.asarray(state["mean"])
-
-
-def _assign(variables: list[keras.Variable], values: np.ndarray) -> None:
-    flat = FlatVariables(variables)
-    for variable, value in flat.pairs(tf.constant(values, flat.dtype)):
-        variable.assign(value)

@@ -123,7 +123,7 @@ def auto_wu(
     References:
         - [Kim et al., 2021](https://arxiv.org/abs/2107.05855)
     """
-    square_root_scaling(1.0, batch_size, base_batch_size)  # checks both, though neither counts
+    batch_ratio(batch_size, base_batch_size)  # neither counts, but both are checked
     middle = positive("learning_rate", learning_rate)
     steps = steps_per_epoch(examples, batch_size)
     rate = AutoWURate(epochs, steps, middle / 100, middle * 1000)

@@ -8,6 +8,7 @@ from keras_sharp.arguments import integer, one_of
 from keras_sharp.large_batch.recipe import Recipe
 from keras_sharp.optimizers import CorrectedSGD
 from keras_sharp.schedules import WarmUp, linear_scaling, square_root_scaling
+from keras_sharp.schedules.scaling import batch_ratio
 
 Rate = float | keras.optimizers.schedules.LearningRateSchedule
 
@@ -42,7 +43,7 @@ def plain(
     References:
         - [Keskar et al., 2017](https://arxiv.org/abs/1609.04836), where ADAM's rate stays the same
     """
-    linear_scaling(1.0, batch_size, base_batch_size)  # checks both, though neither counts
+    batch_ratio(batch_size, base_batch_size)  # neither counts, but both are checked
     rate = in_steps(learning_rate, batch_size, examples, epochs)
     made = make_optimizer(optimizer, rate, momentum, weight_decay)
     return Recipe("plain", made, batch_size, epochs, examples=examples)
