@@ -14,6 +14,7 @@ from keras.src.trainers.compile_utils import CompileLoss
 
 _SPARSE = (keras.losses.sparse_categorical_crossentropy,)
 _BINARY = (keras.losses.binary_crossentropy, keras.losses.binary_focal_crossentropy)
+_CROSS_ENTROPIES = (*_SPARSE, *_BINARY, keras.losses.categorical_crossentropy)
 
 
 class Term(NamedTuple):
@@ -54,7 +55,8 @@ class LossTerms:
         loss: Any form `compile(loss=...)` takes. Defaults to the compiled loss.
         penalties: Whether `model.losses` (regularizers, `add_loss`) count. A penalty that depends
             on the data is averaged over parts by their numbers of examples.
-        dtype: Type in which the loss values are summed.
+        dtype: Type in which the loss values are summed, and Keras's cross-entropies computed if it
+            is float64: `log(1 + 1e-6)` has one digit in float32.
 
     Raises:
         ValueError: If there is no loss, or the model computes its own (`compute_loss` overridden).
@@ -149,14 +151,15 @@ class _TermRecorder(CompileLoss):
             )
         reduction = _standard(loss.reduction, entry.name)
         weight = 1.0 if entry.loss_weights is None else float(entry.loss_weights)
+        widen = dtype == tf.float64 and getattr(loss, "fn", None) in _CROSS_ENTROPIES
 
         def call(y_true, y_pred, sample_weight):
             y_true, in_range = _labels_in_range(loss, y_true, y_pred)
+            wide = _wide_logits(loss, y_pred) if widen else None
+            kind = loss.dtype if wide is None else "float64"
             y_true, converted = (
-                keras.tree.map_structure(
-                    lambda t: keras.ops.convert_to_tensor(t, dtype=loss.dtype), each
-                )
-                for each in (y_true, y_pred)
+                keras.tree.map_structure(lambda t: keras.ops.convert_to_tensor(t, dtype=kind), each)
+                for each in (y_true, y_pred if wide is None else wide)
             )
             values = loss.call(y_true, converted)
             how = reduction
@@ -167,13 +170,26 @@ class _TermRecorder(CompileLoss):
             masks = [mask for mask in masks if mask is not None]
             mask = tf.reduce_all(tf.stack(masks), axis=0) if masks else None
             mass = _mass(how, values, mask, sample_weight, dtype)
-            values = reduce_weighted_values(values, sample_weight, mask, "none", loss.dtype)
+            values = reduce_weighted_values(values, sample_weight, mask, "none", kind)
             numerator = tf.reduce_sum(tf.cast(values, dtype))
             term = Term(entry.name, how, weight, numerator, mass, in_range, _identity(loss))
             self._terms.append(term)
             return tf.cast(numerator, loss.dtype)
 
         return call
+
+
+def _wide_logits(loss: keras.losses.Loss, y_pred: tf.Tensor) -> tf.Tensor | None:
+    """Returns `y_pred` in float64, or None if it is probabilities rounded already.
+
+    From what came out of a softmax or a sigmoid, Keras computes with the logits that went in.
+    """
+    logits = getattr(y_pred, "_keras_logits", None)
+    if logits is None:
+        return tf.cast(y_pred, tf.float64) if getattr(loss, "from_logits", False) else None
+    wide = tf.cast(y_pred, tf.float64)
+    wide._keras_logits = tf.cast(logits, tf.float64)
+    return wide
 
 
 def _standard(reduction: str | None, name: str) -> str:

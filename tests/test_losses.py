@@ -40,6 +40,26 @@ def test_dense_classifier(reduction, weighted):
     )
 
 
+@pytest.mark.parametrize(
+    "activation, loss, labels",
+    [
+        (None, keras.losses.SparseCategoricalCrossentropy(from_logits=True), [1, 1]),
+        ("softmax", "sparse_categorical_crossentropy", [1, 1]),
+        ("softmax", "categorical_crossentropy", [[0, 1], [0, 1]]),
+        (None, keras.losses.BinaryCrossentropy(from_logits=True), [[0, 1], [0, 1]]),
+        ("sigmoid", "binary_crossentropy", [[0, 1], [0, 1]]),
+    ],
+)
+def test_a_loss_near_zero_keeps_its_digits(activation, loss, labels):
+    """`log(1 + exp(-margin))`, of which float32 would keep one digit."""
+    margins = np.array([15.0, 17.0])
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Activation(activation or "linear")])
+    between = 1 if "binary" in getattr(loss, "name", loss) else 2
+    x = np.outer(margins / between, [-1, 1]).astype("f4")
+    found = combined(LossTerms(model, loss, dtype=tf.float64), model, x, np.array(labels), None, [])
+    assert found == pytest.approx(np.log1p(np.exp(-margins)).mean(), rel=1e-6)
+
+
 @pytest.mark.parametrize("ignored", [None, 2])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
