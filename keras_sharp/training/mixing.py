@@ -10,10 +10,9 @@ import tensorflow as tf
 
 from keras_sharp.training.topology import Topology
 
-# Group keys of collectives are global to the process: every `Mixing` gets a range of its own,
-# beyond those of the strategies, with one key for each pair out of this many replicas at most.
-_MOST_REPLICAS = 1024
-_numbers = itertools.count(1)
+# Group keys of collectives are 32-bit numbers, global to the process: every `Mixing` gets a range
+# of its own, one key for each pair of replicas, beyond those of the strategies.
+_keys = itertools.count(2**20)
 # In seconds. Replicas share a process: a partner may be slow, as while its first step is compiled,
 # but it does not die alone.
 _TIMEOUT = 600.0
@@ -100,12 +99,7 @@ class Mixing:
 
     def __init__(self, topology: Topology | None, strategy: tf.distribute.Strategy):
         self._replicas = strategy.num_replicas_in_sync
-        if self._replicas > _MOST_REPLICAS:
-            raise ValueError(
-                f"`strategy` must have at most {_MOST_REPLICAS} replicas. "
-                f"Received: {self._replicas}"
-            )
-        self._keys = next(_numbers) * _MOST_REPLICAS**2
+        self._first_key, *_ = itertools.islice(_keys, self._replicas**2)
         self._rounds: Rounds | None = None
         if topology is not None and not is_full(topology):
             self._rounds = rounds(topology)
@@ -149,14 +143,14 @@ class Mixing:
         """Returns the mean over all replicas, `(n,)`. It may be called under a condition."""
         if self._replicas == 1:
             return z
-        group = self._group(self._replicas, self._keys)
+        group = self._group(self._replicas, self._first_key)
         reduction = {"merge_op": "Add", "final_op": "Id"}
         return tf.raw_ops.CollectiveReduceV2(input=z, **reduction, **group) / self._replicas
 
     def _difference(self, z: tf.Tensor, replica: tf.Tensor, partner: tf.Tensor) -> tf.Tensor:
         """Returns the partner's vector less `z`."""
         low, high = tf.minimum(replica, partner), tf.maximum(replica, partner)
-        group = self._group(2, self._keys + low * _MOST_REPLICAS + high)
+        group = self._group(2, self._first_key + low * self._replicas + high)
         both = tf.raw_ops.CollectiveGatherV2(input=z[None], **group)
         # One of them is this replica's own, whichever it is.
         return (both[0] - z) + (both[1] - z)

@@ -19,7 +19,9 @@ class OwnWeights:
     look at it, the model is the mean of the replicas, and so it is once `fit` returns, or is left
     by an exception. A callback that looks at it within an epoch sees the first replica. A
     checkpoint holds all of them. `logs["consensus_distance"]` is the mean over replicas of
-    `|w_i - mean|^2`, with all weights in one vector.
+    `|w_i - mean|^2`, with all weights in one vector. Beside `val_loss` and `val_accuracy`, of the
+    mean, `val_mean_of_nodes_loss` and the like are what the replicas have by themselves, each on
+    its own part of the validation data.
 
     An object serves one model. A subclass overrides `apply` and `vectors_per_step`.
 

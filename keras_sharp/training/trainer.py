@@ -245,8 +245,9 @@ class Trainer:
                 chain.on_epoch_begin(epoch)
                 source.begin(seed if shuffle else None, epoch)
                 self.batch_losses, logs = self._train(source, epoch, calls, chain)
+                of_nodes = self._evaluate_nodes(validation)
                 with self._engine.consensus() as figures:
-                    logs |= figures
+                    logs |= figures | of_nodes
                     if validation is not None:
                         results = self._evaluate(validation, chain)
                         logs |= {f"val_{name}": value for name, value in results.items()}
@@ -331,6 +332,13 @@ class Trainer:
         loop.step.check(np.concatenate(seen))
         chain.on_test_end(logs)
         return logs
+
+    def _evaluate_nodes(self, validation: Examples | Batches | None) -> dict[str, Any]:
+        """Evaluates replicas that differ, each on its part of every batch."""
+        if validation is None or not isinstance(self._communication, OwnWeights):
+            return {}
+        results = self._evaluate(validation, keras.callbacks.CallbackList(model=self.model))
+        return {f"val_mean_of_nodes_{name}": value for name, value in results.items()}
 
     def _calls(
         self, source: Examples | Batches, loop: Loop, calls: StepsPerCall, begin: Callable

@@ -83,6 +83,10 @@ def test_post_local_steps_by_hand_and_a_resumed_training(replicas, examples, tmp
     # What is validated is the mean.
     losses = ((means @ x.T - y[:, 0]) ** 2).mean(1)
     np.testing.assert_allclose(history["val_loss"], losses, rtol=1e-6)
+    # The first replica has its half of the first batch, the second all the rest.
+    own = (epochs[:, np.repeat([0, 1], [4, 5])] * x).sum(2)
+    losses = ((own - y[:, 0]) ** 2).mean(1)
+    np.testing.assert_allclose(history["val_mean_of_nodes_loss"], losses, rtol=1e-6)
     # Two replicas send what they hold once; three weights of eight bytes.
     sent = [communication.bytes_per_step(step) for step in range(6)]
     assert sent == [24, 0, 0, 24, 0, 0]
