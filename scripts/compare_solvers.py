@@ -4,6 +4,9 @@
     python scripts/compare_solvers.py --epochs 5 40                     two of the lengths only
     python scripts/compare_solvers.py --runs runs/keskar --network F1   what reproduce_table.py kept
 
+Every number is saved in `runs/solvers` (`--output`) when it is known, and the same command goes on
+where it stopped. The table is printed, and written there as table.md.
+
 The obvious call of SciPy's L-BFGS-B on -f stops at once on a well-trained network, because its
 gradient is smaller than the solver's tolerance; without tolerances the first step is as long as the
 gradient, and ten iterations never leave the centre of the box. Handed f divided by its largest
@@ -12,22 +15,26 @@ gradient entry, the same ten iterations come close to the maximum that sign asce
 
 import argparse
 import functools
+import hashlib
 import json
 import os
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
 import rich.console
-import rich.table
 import scipy.optimize
 from keskar_experiment import EVALUATION_BATCH
 from keskar_settings import DEFAULTS, DIGITS, positive
 from keskar_training import LOSS, make_optimizer, tenth, trial_seed
+from run_folder import locked, read, versions, write
+from run_progress import make_console
+from run_until_stopped import until_stopped
 
 import keras_sharp
 from keras_sharp import datasets
@@ -36,8 +43,6 @@ from keras_sharp.training import Trainer
 
 EPSILON = 1e-3
 LENGTHS = (5, 10, 20, 40, 80, 160)  # epochs
-
-console = rich.console.Console()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -126,6 +131,69 @@ def kept(
             yield f"{title}, trial {trial}", model, data
 
 
+# --------------------------------------------------------------------------------------------------
+# The table
+# --------------------------------------------------------------------------------------------------
+
+
+def row(
+    title: str, objective: keras_sharp.Objective, iterations: int, folder: pathlib.Path
+) -> list[str]:
+    """Returns a line of the table; numbers of the same weights and settings are read, if kept."""
+    mode = objective.settings["batch_norm"]
+    file = folder / f"{title.replace(', ', '-').replace(' ', '-')}.{mode}.json"
+    key = {
+        "weights": hashlib.sha256(objective.weights).hexdigest(),
+        "statistics": hashlib.sha256(objective.statistics).hexdigest(),
+        "objective": objective.settings,
+        "epsilon": EPSILON,
+        "iterations": iterations,
+        "versions": versions(),
+    }
+    record: dict[str, Any] = read(file) if file.exists() else {}
+    if record.get("key") != key:
+        record = {"key": key, "values": {}}
+    ways = {"loss": lambda objective, iterations: objective.value(), **WAYS}
+    for name, way in ways.items():
+        if name not in record["values"]:
+            record["values"][name] = way(objective, iterations)
+            write(file, json.dumps(record, indent=1))
+    loss, *values = record["values"].values()
+    return [title, mode, f"{loss:.3g}", *(f"{value:.4g}" for value in values)]
+
+
+def compare(settings: argparse.Namespace, console: rich.console.Console) -> int:
+    """Prints and writes the table, line by line."""
+    if settings.runs:
+        models = kept(settings.runs, settings.network, settings.trials, settings.data_dir)
+    else:
+        models = digits_by_length(settings.seed, sorted(set(settings.epochs)))
+    heads = ["network", "BatchNormalization", "loss", *(way.replace("|", "\\|") for way in WAYS)]
+    table = [
+        f"Full-space sharpness at epsilon {EPSILON:g}, {settings.iterations} iterations of each "
+        "solver",
+        "",
+        f"| {' | '.join(heads)} |",
+        f"| --- | --- |{' ---: |' * (len(heads) - 2)}",
+    ]
+    with locked(settings.output):
+        console.print("\n".join(table), markup=False, soft_wrap=True)
+        for title, model, data in models:
+            for mode in settings.batch_norm:
+                objective = keras_sharp.Objective(
+                    model,
+                    (data.x_train, data.y_train),
+                    LOSS,
+                    batch_norm=mode,
+                    batch_size=EVALUATION_BATCH,
+                )
+                cells = row(title, objective, settings.iterations, settings.output)
+                table.append(f"| {' | '.join(cells)} |")
+                console.print(table[-1], markup=False, soft_wrap=True)
+                write(settings.output / "table.md", "\n".join(table) + "\n")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -148,36 +216,9 @@ def main(arguments: list[str] | None = None) -> int:
         default=LENGTHS,
         help=f"lengths of the training on digits; default {' '.join(map(str, LENGTHS))}",
     )
-    parser.add_argument("--output", type=pathlib.Path, help="also write the table to this file")
-    settings = parser.parse_args(arguments)
-
-    table = rich.table.Table(
-        title=f"Full-space sharpness at epsilon {EPSILON:g}, {settings.iterations} iterations of "
-        "each solver"
-    )
-    for head in ("network", "BatchNormalization", "loss", *WAYS):
-        table.add_column(head, justify="right")
-    if settings.runs:
-        models = kept(settings.runs, settings.network, settings.trials, settings.data_dir)
-    else:
-        models = digits_by_length(settings.seed, sorted(set(settings.epochs)))
-    for title, model, data in models:
-        for mode in settings.batch_norm:
-            objective = keras_sharp.Objective(
-                model,
-                (data.x_train, data.y_train),
-                LOSS,
-                batch_norm=mode,
-                batch_size=EVALUATION_BATCH,
-            )
-            values = [f"{way(objective, settings.iterations):.4g}" for way in WAYS.values()]
-            table.add_row(title, mode, f"{objective.value():.3g}", *values)
-            console.print(f"{title}, {mode}: {', '.join(values)}")
-    recorder = rich.console.Console(record=True, width=140)
-    recorder.print(table)
-    if settings.output:
-        settings.output.write_text(recorder.export_text())
-    return 0
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/solvers"))
+    settings, console = parser.parse_args(arguments), make_console()
+    return until_stopped(lambda: compare(settings, console), console)
 
 
 if __name__ == "__main__":
