@@ -141,6 +141,9 @@ def test_a_network_without_data_does_not_stop_the_rest(run, tmp_path, monkeypatc
     assert text.count("| F2 on TIMIT | not measured, see below | -") == 3
     assert text.count("There is no timit.npz in") == 1
     assert "- Not done: F2: There is no timit.npz in" in text
+    # What another run left in the folder is in the tables, and is not what was asked for.
+    status, printed = run("--networks", "F2", "--data-dir", str(tmp_path / "nowhere"))
+    assert status == 1 and "measured, 1 trial" in printed
 
 
 def test_nothing_to_be_done_is_a_failure(run, tmp_path):
