@@ -1,0 +1,104 @@
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+gymnasium = pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
+
+from gymnasium.utils.env_checker import check_env, data_equivalence  # noqa: E402
+from gymnasium.vector import AutoresetMode, SyncVectorEnv  # noqa: E402
+from gymnasium.wrappers.vector import RecordEpisodeStatistics  # noqa: E402
+
+from keras_sharp.rl.navigation import PointGoalEnvironment  # noqa: E402
+from keras_sharp.rl.navigation.vector_env import PointGoalEnv, PointGoalVectorEnv  # noqa: E402
+
+SMALL = {
+    **{"cells": 14, "room": 5, "door": 2, "goals": 4, "episodes": 32, "size": 4},
+    **{"scenes": 1, "seed": 1, "max_steps": 9, "jit_compile": False},
+}
+
+
+@pytest.fixture(scope="module")
+def vector():
+    return PointGoalVectorEnv(18, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def single():
+    return PointGoalEnvironment(1, **SMALL)
+
+
+def test_gymnasium_s_checks_of_an_environment_pass(single):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # It says that it could not try other render modes, of which there are none.
+        warnings.filterwarnings("ignore", message=".*alternative render modes.*")
+        check_env(PointGoalEnv(single), skip_render_check=True)
+
+
+def test_it_is_what_gymnasium_makes_of_single_environments(vector, single):
+    """More of them end at once than are rendered at once."""
+    synchronous = SyncVectorEnv(
+        [lambda: PointGoalEnv(single)] * 18, autoreset_mode=AutoresetMode.SAME_STEP
+    )
+    assert synchronous.single_observation_space == vector.single_observation_space
+    assert synchronous.observation_space == vector.observation_space
+    assert synchronous.action_space == vector.action_space
+    assert synchronous.metadata["autoreset_mode"] == vector.metadata["autoreset_mode"]
+    synchronous.reset(seed=0)
+    observation, infos = vector.reset(seed=0)
+    assert observation in vector.observation_space and infos == {}
+    for i, env in enumerate(synchronous.envs):
+        env.state = tf.nest.map_structure(
+            lambda each, i=i: each[i : i + 1], vector.environment.state
+        )
+    ended = np.zeros(18, bool)
+    for actions in np.random.default_rng(0).choice(4, p=[0.04, 0.5, 0.23, 0.23], size=(8, 18)):
+        ours, theirs = vector.step(actions), synchronous.step(actions)
+        assert ours[0] in vector.observation_space
+        # Where an episode has begun, Gymnasium's draws of it are others: until then all agree.
+        alive = ~ended
+        for one, other in zip(ours[1:4], theirs[1:4], strict=True):
+            np.testing.assert_allclose(one[alive], other[alive], atol=1e-6)
+        done = alive & (ours[2] | ours[3])
+        for i in np.flatnonzero(done):
+            final, expected = ours[4]["final_obs"][i], theirs[4]["final_obs"][i]
+            assert data_equivalence(final, expected)
+            for name in ("success", "spl", "distance"):
+                ours_final, theirs_final = (each[4]["final_info"] for each in (ours, theirs))
+                np.testing.assert_allclose(ours_final[name][i], theirs_final[name][i], atol=1e-6)
+                assert ours_final[f"_{name}"][i]
+        np.testing.assert_array_equal(ours[4].get("_final_obs", ended & False)[alive], done[alive])
+        ended |= done
+        for name in ("depth", "goal"):
+            one, other = ours[0][name], theirs[0][name]
+            np.testing.assert_allclose(one[~ended], other[~ended], atol=1e-6)
+    assert ended.sum() == 18
+
+
+def test_seeds_as_gymnasium_wants_them(vector):
+    observed = [vector.reset(seed=5)[0], vector.reset()[0], vector.reset(seed=5)[0]]
+    again = vector.reset()[0]
+    np.testing.assert_array_equal(observed[0]["depth"], observed[2]["depth"])
+    np.testing.assert_array_equal(observed[1]["depth"], again["depth"])
+    assert not np.array_equal(observed[0]["depth"], observed[1]["depth"])
+    with pytest.raises(ValueError, match="`reset_mask`"):
+        vector.reset(options={"reset_mask": np.ones(18, bool)})
+
+
+def test_gymnasium_s_wrapper_counts_steps_and_rewards(vector):
+    wrapped = RecordEpisodeStatistics(vector)
+    wrapped.reset(seed=0)
+    rewards = np.zeros(18)
+    for _ in range(8):
+        _, reward, _, truncated, infos = wrapped.step(np.full(18, 2))
+        rewards += reward
+    assert truncated.all()
+    np.testing.assert_array_equal(infos["episode"]["l"], np.full(18, 8))
+    np.testing.assert_allclose(infos["episode"]["r"], rewards, rtol=1e-5)
+
+
+def test_a_single_environment_is_of_one():
+    with pytest.raises(ValueError, match="`environment` must be of a single environment"):
+        PointGoalEnv(PointGoalEnvironment(2, **SMALL))
