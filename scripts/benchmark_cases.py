@@ -47,6 +47,8 @@ class Sizes(NamedTuple):
         subspace: Network, data and dimension of a subspace whose matrix is large.
         subspace_megabytes: What it may take.
         eigenpairs: Numbers of images that memory must not grow with, in batches of `micro_batch`.
+        environments: Numbers of environments that are stepped together.
+        image: Rows and columns of what they show.
     """
 
     rounds: int
@@ -62,6 +64,8 @@ class Sizes(NamedTuple):
     eigenpairs: tuple[int, ...]
     subspace: tuple[str, str, int]
     subspace_megabytes: tuple[int, ...]
+    environments: tuple[int, ...]
+    image: int
 
 
 FULL = Sizes(
@@ -83,6 +87,8 @@ FULL = Sizes(
     eigenpairs=(2000, 10_000),
     subspace=("C2", "cifar10", 100),
     subspace_megabytes=(0, 1024),
+    environments=(1, 64, 1024),
+    image=64,
 )
 SMOKE = Sizes(
     rounds=1,
@@ -98,6 +104,8 @@ SMOKE = Sizes(
     eigenpairs=(16,),
     subspace=("F1", "digits", 2),
     subspace_megabytes=(0,),
+    environments=(2,),
+    image=4,
 )
 
 

@@ -26,13 +26,18 @@ class SchedulingEnvironment:
     If more jobs wait than there are slots, the list of the shortest requested times and the list of
     the fewest processors are read alternately, without repetition, until all slots are taken.
 
+    The rewards of an episode add up to the mean score of its jobs, negative where less is better.
+    After every step this sum is what the score would be if each job that has not started did so
+    at once, or as it comes: a reward is what the choice has cost for certain, at the moment at
+    which it does.
+
     An episode is one sequence. Without backfilling all end in the same step; with it some end
     before others. A sequence that has ended shows an empty queue, ignores choices and gives no
     reward. `reset(jobs)` begins with other sequences.
 
     Note:
-        The RLScheduler environment reads a third list, random by its comments, which by an
-        oversight repeats the first.
+        The RLScheduler environment rewards the last step alone, with the same sum. It reads a
+        third list, random by its comments, which by an oversight repeats the first.
 
     Args:
         jobs: Sequences of jobs, `Jobs.sequences`.
@@ -74,6 +79,7 @@ class SchedulingEnvironment:
         self.simulator = Simulator(
             self.simulator.jobs if jobs is None else jobs, backfill=self.backfill
         )
+        self._certain = np.zeros(len(self.simulator.now))
         return self._observe()
 
     def step(
@@ -85,9 +91,8 @@ class SchedulingEnvironment:
             choices: `(sequences,)` integers, slots.
 
         Returns:
-            The observation; `(sequences,)` float64 rewards, 0 until the step that ends the episode,
-            then the mean score of its jobs, negative where less is better; `(sequences,)` bool,
-            which episodes are over.
+            The observation; `(sequences,)` float64 rewards; `(sequences,)` bool, which episodes
+            are over.
 
         Raises:
             ValueError: If a slot of a sequence that goes on is empty or does not exist.
@@ -105,15 +110,17 @@ class SchedulingEnvironment:
                 f"choices[{row}]={choices[row]}, which does not"
             )
         self.simulator.start(jobs)
-        done = self.simulator.done
-        rewards = np.zeros(len(done))
-        if (ended := done & ~over).any():
-            score, sign = SCORES[self.score]
-            trace = self.simulator.jobs
-            # Elsewhere jobs have not started: any finite time will do.
-            starts = np.where(ended[:, None], self.simulator.starts, trace.submit)
-            rewards[ended] = sign * score(trace, starts)[ended]
-        return self._observe(), rewards, done
+        before, self._certain = self._certain, self._certain_score()
+        return self._observe(), self._certain - before, self.simulator.done
+
+    def _certain_score(self) -> np.ndarray:
+        score, sign = SCORES[self.score]
+        simulator, jobs = self.simulator, self.simulator.jobs
+        soonest = np.maximum(simulator.now[:, None], jobs.submit)
+        starts = np.where(np.isinf(simulator.starts), soonest, simulator.starts)
+        certain = sign * score(jobs, starts)
+        # While no time has passed the utilization is infinite, and no difference is a number.
+        return np.where(np.isfinite(certain) | simulator.done, certain, 0)
 
     def _observe(self) -> tuple[np.ndarray, np.ndarray]:
         waiting = self._shown()

@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+from keras_sharp.arguments import optional_integer
 from keras_sharp.rl.scheduling.jobs import Jobs
 
 _COLUMNS = 18
@@ -33,8 +34,8 @@ def read_swf(path: str | os.PathLike[str], *, processors: int | None = None) -> 
         The trace.
 
     Raises:
-        ValueError: If a line is not 18 numbers (the message has the line's number), nothing says
-            how large the machine is, or a job is larger than it.
+        ValueError: If a line is not 18 numbers or a job larger than the machine (the message has
+            the line's number), or nothing says how large the machine is.
 
     Example:
     ```python
@@ -48,14 +49,17 @@ def read_swf(path: str | os.PathLike[str], *, processors: int | None = None) -> 
         https://www.cs.huji.ac.il/labs/parallel/workload/swf.html
     """
     path = pathlib.Path(path)
+    processors = optional_integer("processors", processors)
     sizes, rows = {}, []
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+    opened = gzip.open if path.suffix == ".gz" else open
+    # Names in comments come in many encodings; in a job no replaced character passes.
+    with opened(path, "rt", encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
             if line.lstrip().startswith(";"):
                 if size := _SIZE.match(line.lstrip()):
                     sizes[size[1]] = int(size[2])
             elif line.strip():
-                rows.append(_numbers(line, f"Line {number} of {path.name}"))
+                rows.append([*_numbers(line, f"Line {number} of {path.name}"), number])
     machine = processors or sizes.get("MaxProcs") or sizes.get("MaxNodes")
     if not machine:
         raise ValueError(
@@ -70,6 +74,11 @@ def read_swf(path: str | os.PathLike[str], *, processors: int | None = None) -> 
     size = table[:, [4, 7]].max(axis=1)
     kept = (run > 0) & (size > 0)
     table, run, size = table[kept], run[kept], size[kept]
+    if (large := size > machine).any():
+        raise ValueError(
+            f"Line {table[large.argmax(), -1]:.0f} of {path.name} must ask for no more than the "
+            f"machine's {machine} processors. Received: {size[large.argmax()]:g}"
+        )
     return Jobs.of(machine, table[:, 1], run, size, table[:, 8], table[:, [9, 11, 12, 13]])
 
 

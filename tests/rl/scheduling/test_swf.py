@@ -60,7 +60,17 @@ def test_the_machine_must_be_known_and_large_enough(trace):
     assert read_swf(path, processors=40).machine == 40
     with pytest.raises(ValueError, match="must say `; MaxProcs:`"):
         read_swf(path)
-    with pytest.raises(ValueError, match="more processors than the machine's 16. Received: job 2"):
+    with pytest.raises(ValueError, match=r"^Line 5 of .* machine.s 16 processors. Received: 32"):
         read_swf(path, processors=16)
+    with pytest.raises(ValueError, match="`processors` must be"):
+        read_swf(path, processors=0)
     with pytest.raises(ValueError, match="must hold jobs"):
         read_swf(trace([]))
+    with pytest.raises(ValueError, match="There must be jobs"):
+        read_swf(trace(JOBS[2:4]))
+
+
+def test_comments_may_be_in_any_encoding(trace):
+    path = trace(JOBS)
+    path.write_bytes("; Universität\n".encode("latin-1") + path.read_bytes())
+    assert len(read_swf(path)) == 3
