@@ -182,14 +182,17 @@ class _TermRecorder(CompileLoss):
 def _wide_logits(loss: keras.losses.Loss, y_pred: tf.Tensor) -> tf.Tensor | None:
     """Returns `y_pred` in float64, or None if it is probabilities rounded already.
 
-    From what came out of a softmax or a sigmoid, Keras computes with the logits that went in.
+    From what came out of a softmax or a sigmoid Keras computes with the logits that went in, unless
+    it has to convert the type, and so does this.
     """
-    logits = getattr(y_pred, "_keras_logits", None)
-    if logits is None:
-        return tf.cast(y_pred, tf.float64) if getattr(loss, "from_logits", False) else None
-    wide = tf.cast(y_pred, tf.float64)
-    wide._keras_logits = tf.cast(logits, tf.float64)
-    return wide
+    converted = y_pred.dtype.name != loss.dtype
+    wide, logits = tf.cast(y_pred, tf.float64), getattr(y_pred, "_keras_logits", None)
+    if logits is not None and not converted:
+        wide._keras_logits = tf.cast(logits, tf.float64)
+        return wide
+    if tf.is_symbolic_tensor(y_pred) and y_pred.op.type in ("Softmax", "Sigmoid") and not converted:
+        return None  # a cast would hide the operation by which Keras finds the logits
+    return wide if getattr(loss, "from_logits", False) else None
 
 
 def _standard(reduction: str | None, name: str) -> str:

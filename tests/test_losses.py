@@ -60,6 +60,32 @@ def test_a_loss_near_zero_keeps_its_digits(activation, loss, labels):
     assert found == pytest.approx(np.log1p(np.exp(-margins)).mean(), rel=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*received `from_logits=True`")
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float32"])
+def test_in_float64_it_is_the_loss_that_keras_computes(policy):
+    """From probabilities that Keras converts it takes no logits; from those it finds, always."""
+    x, y = RANDOM.normal(size=(6, 4)).astype("f4"), RANDOM.integers(0, 3, 6)
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense(
+        3, dtype=policy, kernel_initializer=keras.initializers.RandomNormal(0, 9)
+    )
+    for activation, from_logits in (
+        (keras.activations.softmax, False),
+        (keras.activations.linear, True),
+        (tf.nn.softmax, True),
+    ):
+        last = keras.layers.Lambda(activation, dtype=policy)
+        model = keras.Sequential([keras.Input((4,)), dense, last])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+        keras_s = tf.function(lambda m=model, f=loss: f(y, m(x)))
+        ours = tf.function(
+            lambda m=model, f=loss: LossTerms(m, f, dtype=tf.float64)(y, m(x))[0].numerator
+        )
+        with keras.StatelessScope(collect_losses=True):
+            numerator = ours()
+        assert float(numerator) / 6 == pytest.approx(float(keras_s()), rel=1e-5)
+
+
 @pytest.mark.parametrize("ignored", [None, 2])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
