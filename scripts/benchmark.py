@@ -23,7 +23,7 @@ from benchmark_cases import FULL, SMOKE
 from benchmark_measures import curvature, sharpness
 from benchmark_memory import eigenpair_memory, memory, subspace_memory
 from benchmark_methods import optimizers, rules
-from benchmark_navigation import navigation
+from benchmark_navigation import learning, navigation
 from benchmark_scheduling import scheduling
 from benchmark_training import training
 
@@ -35,7 +35,7 @@ TABLES = {
     "curvature": [curvature],
     "methods": [rules, optimizers],
     "memory": [memory, eigenpair_memory, subspace_memory],
-    "navigation": [navigation],
+    "navigation": [navigation, learning],
     "scheduling": [scheduling],
 }
 

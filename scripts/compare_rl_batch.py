@@ -6,13 +6,15 @@
 PointGoal navigation as in train_pointnav.py, with ADAM, with LAMB, whose rates grow with the square
 root of the batch, and with LAMB without that. A minibatch is half of all environments times the
 steps of a rollout. Beside them the gradient noise scale, the batch size at which a gradient's noise
-is as large as the gradient itself (McCandlish et al. 2018). Everything finished is kept, and the
-same command goes on where it stopped.
+is as large as the gradient itself (McCandlish et al. 2018). Up to minibatches of 256 frames both
+LAMBs are the same, and one is trained. Everything finished is kept, and the same command goes on
+where it stopped.
 """
 
 import argparse
 import json
 import os
+import pathlib
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -22,9 +24,11 @@ import numpy as np
 import rich.box
 import rich.console
 import rich.table
+from json_text import json_text
 from pointnav_evaluation import evaluate
 from pointnav_picture import smooth
 from pointnav_settings import (
+    BASE_BATCH,
     HELD_OUT,
     MINIBATCHES,
     RATES,
@@ -38,6 +42,10 @@ from positive import positive
 from run_folder import RunFolder, locked, read, versions, write
 from run_progress import Display, Plan, make_console
 from run_until_stopped import until_stopped
+
+from keras_sharp.rl.navigation import PointGoalEnvironment
+
+Trainings = dict[tuple[str, int], PointNavTraining]
 
 _NOISE_EVERY = 10  # updates
 _STYLES = {"lamb": "-", "lamb-unscaled": ":", "adam": "--"}
@@ -55,26 +63,37 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--optimizers", choices=RATES, nargs="+", default=list(RATES))
     add_numbers(parser, "rl-batch")
     settings = parser.parse_args(arguments)
-    check(parser, settings, *settings.environments)
     settings.learning_rate = None
+    check(parser, settings, *settings.environments)
     return settings
+
+
+def cells(settings: argparse.Namespace) -> list[tuple[str, int]]:
+    """Returns optimizer and environments of every training."""
+    found = []
+    for number in settings.environments:
+        names = list(settings.optimizers)
+        if number * settings.steps // MINIBATCHES <= BASE_BATCH and "lamb" in names:
+            names = [name for name in names if name != "lamb-unscaled"]  # it would be the same
+        found += [(name, number) for name in names]
+    return found
 
 
 def work(settings: argparse.Namespace, console: rich.console.Console) -> int:
     trainings, results = {}, {}
-    cells = [(name, number) for number in settings.environments for name in settings.optimizers]
     not_these = ("optimizers", "learning_rate")
     claims = {name: value for name, value in decisive(settings).items() if name not in not_these}
     with locked(settings.output):
         folder = RunFolder(settings.output, claims, {})
         for remark in folder.remarks:
             console.print(f"Note: since {folder.root} was begun, the {remark}.", markup=False)
+        held_out = settings.seed + HELD_OUT
+        environment = make_environment(settings, settings.episodes, held_out, settings.episodes)
         with Display(Plan(), console) as display:
-            for name, number in cells:
+            for name, number in cells(settings):
                 trainings[name, number] = PointNavTraining(
                     settings, number, name, folder, display, _NOISE_EVERY
                 )
-            environment = make_environment(settings, settings.episodes, settings.seed + HELD_OUT)
             for cell, training in trainings.items():
                 training.run()
                 results[cell] = _measure(settings, training, environment, folder)
@@ -82,14 +101,21 @@ def work(settings: argparse.Namespace, console: rich.console.Console) -> int:
     return 0
 
 
-def _measure(settings, training, environment, folder) -> dict[str, float | None]:
+def _measure(
+    settings: argparse.Namespace,
+    training: PointNavTraining,
+    environment: PointGoalEnvironment,
+    folder: RunFolder,
+) -> dict[str, float | None]:
     file = folder.path("pointnav", 1, training.name, "json")
     found = read(file) if file.exists() else {}
-    if found.get("episodes") != settings.episodes:
+    # No two trainings take the same time: a policy that was trained again is measured again.
+    of = {"episodes": settings.episodes, "trained": training.history[-1]["seconds"]}
+    if any(found.get(name) != value for name, value in of.items()):
         made = evaluate(
             training.policy, environment, steps=settings.steps, seed=settings.seed, watch=0
         )
-        found = {"episodes": settings.episodes, **made.summary()}
+        found = {**of, **made.summary()}
         write(file, json.dumps(found, indent=1))
     return {**found, **noise_scale(training)}
 
@@ -110,11 +136,17 @@ def noise_scale(training: PointNavTraining) -> dict[str, float | None]:
     return found
 
 
-def show(settings, trainings, results, console) -> None:
+def show(
+    settings: argparse.Namespace,
+    trainings: Trainings,
+    results: dict[tuple[str, int], dict[str, float | None]],
+    console: rich.console.Console,
+) -> None:
     """Prints the table, writes it and the picture and all that they were made of."""
     title = (
-        f"PointGoal navigation after {settings.frames:,} frames: success and SPL of "
-        f"{settings.episodes} episodes on maps never seen, mean ± standard error"
+        f"PointGoal navigation after {settings.frames:,} frames, one training each: success and "
+        f"SPL of {settings.episodes} episodes on maps never seen, actions drawn, mean ± standard "
+        "error over these episodes (another training would differ by more)"
     )
     head = ["optimizer", "environments", "minibatch", "updates", "success", "SPL"]
     head += ["frames/s", "seconds", "noise scale, first half", "second half"]
@@ -132,12 +164,18 @@ def show(settings, trainings, results, console) -> None:
         "results": {training.name: results[cell] for cell, training in trainings.items()},
         "training": {training.name: training.history for training in trainings.values()},
     }
-    write(stem.with_suffix(".json"), json.dumps(made, indent=1, default=str))
+    write(stem.with_suffix(".json"), json_text(made))
     draw(settings, trainings, stem.with_suffix(".png"))
     console.print(f"This is in {stem}.md, .json and .png, beside the policies.", markup=False)
 
 
-def _row(settings, name, number, training, found) -> list[str]:
+def _row(
+    settings: argparse.Namespace,
+    name: str,
+    number: int,
+    training: PointNavTraining,
+    found: dict[str, float | None],
+) -> list[str]:
     noise = (
         "none" if found[half] is None else f"{found[half]:,.0f}"
         for half in ("noise_early", "noise_late")
@@ -155,7 +193,7 @@ def _row(settings, name, number, training, found) -> list[str]:
     ]
 
 
-def draw(settings, trainings, file) -> None:
+def draw(settings: argparse.Namespace, trainings: Trainings, file: pathlib.Path) -> None:
     """Draws success in training against frames and against seconds."""
     figure = matplotlib.figure.Figure(figsize=(12, 5), layout="constrained")
     colours = {number: f"C{index}" for index, number in enumerate(settings.environments)}

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import matplotlib.axes
 import matplotlib.figure
 import numpy as np
 from pointnav_evaluation import Episode
@@ -27,7 +28,7 @@ def draw(file: pathlib.Path, episodes: list[Episode], training: PointNavTraining
     figure.savefig(file, dpi=110)
 
 
-def draw_path(ax, episode: Episode) -> None:
+def draw_path(ax: matplotlib.axes.Axes, episode: Episode) -> None:
     """Draws a map, walls dark, and the way that was taken through it."""
     side = len(episode.free) * CELL
     ax.imshow(episode.free, cmap="gray", vmin=-1, vmax=1, origin="lower", extent=(0, side, 0, side))
@@ -38,7 +39,9 @@ def draw_path(ax, episode: Episode) -> None:
     ax.set(xticks=[], yticks=[], title=f"{len(episode.path)} actions, {outcome}")
 
 
-def draw_learning(left, right, training: PointNavTraining) -> None:
+def draw_learning(
+    left: matplotlib.axes.Axes, right: matplotlib.axes.Axes, training: PointNavTraining
+) -> None:
     """Draws success and SPL against frames, and where the seconds of an update go."""
     frames = training.column("frames")
     for name in ("success", "spl"):

@@ -1,11 +1,13 @@
 """The training of one navigation policy, which goes on where it stopped."""
 
 import argparse
+import contextlib
 import time
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 from pointnav_settings import make_agent, make_environment
 from run_folder import RunFolder, read_arrays, write_arrays
 from run_progress import Display
@@ -84,22 +86,15 @@ class PointNavTraining:
         """Returns one of the `COLUMNS`, `(updates,)` float64."""
         return np.array([each[name] for each in self.history])
 
-    def lately(self, name: str, share: float = 0.1) -> float:
-        """Returns the mean of a column over the last updates, of successes over their episodes."""
-        count = max(round(share * len(self.history)), 1)
-        values = self.column(name)[-count:]
-        weights = self.column("episodes")[-count:] if name in ("success", "spl") else None
-        return mean(values, weights)
-
     def seconds(self, updates: int | None = None) -> dict[str, float]:
         """Returns the median seconds of an update, simulating, inferring and learning.
 
         Args:
             updates: Of so many last ones; None: of all.
         """
+        rows = self.history[-updates:] if updates else self.history
         play, simulate, learn = (
-            self.column(name)[-(updates or len(self.history)) :]
-            for name in ("play", "simulate", "learn")
+            np.array([each[name] for each in rows]) for name in ("play", "simulate", "learn")
         )
         known = ~np.isnan(simulate)
         share = float(np.mean(simulate[known] / play[known])) if known.any() else np.nan
@@ -120,16 +115,18 @@ class PointNavTraining:
         collector = Collector(self.policy, environment, settings.steps, seed=int(seeds[1]))
         moment = collector.begin()
         writer = tf.summary.create_file_writer(str(self._events))
-        for update in range(done, self.updates):
-            began = time.perf_counter()
-            moment = self._update(update, collector, moment)
-            environment.swap_scenes(moment.state)
-            self._write(writer, self.history[-1])
-            if (update + 1) % settings.save_every == 0 or update + 1 == self.updates:
-                self._save()
-            self.display.plan.done(self._kind, time.perf_counter() - began)
-            self.display.show(self.name, self._detail(), update + 1, self.updates)
-        writer.close()
+        with contextlib.closing(writer):
+            for update in range(done, self.updates):
+                began = time.perf_counter()
+                moment = self._update(update, collector, moment)
+                environment.swap_scenes(moment.state)
+                if (update + 1) % settings.save_every == 0 or update + 1 == self.updates:
+                    self._save()
+                    # Only now, or a training that goes on from here would write them again.
+                    self._write(writer, self.history[done:])
+                    done = update + 1
+                self.display.plan.done(self._kind, time.perf_counter() - began)
+                self.display.show(self.name, self._detail(), update + 1, self.updates)
 
     def _update(self, update: int, collector: Collector, start: Moment) -> Moment:
         began = time.perf_counter()
@@ -199,13 +196,15 @@ class PointNavTraining:
             f"{self.frames_per_second(_LATELY):,.0f} frames/s ({shares})"
         )
 
-    def _write(self, writer: tf.summary.SummaryWriter, row: dict[str, float]) -> None:
+    def _write(self, writer: tf.summary.SummaryWriter, rows: list[dict[str, float]]) -> None:
         frames = self.environments * self.settings.steps
-        rates = {"frames_per_second": frames / (row["play"] + row["learn"])}
-        with writer.as_default(step=int(row["frames"])):
-            for name, value in {**row, **rates}.items():
-                if name != "frames" and np.isfinite(value):
-                    tf.summary.scalar(name, value)
+        for row in rows:
+            rates = {"frames_per_second": frames / (row["play"] + row["learn"])}
+            with writer.as_default(step=int(row["frames"])):
+                for name, value in {**row, **rates}.items():
+                    if name != "frames" and np.isfinite(value):
+                        tf.summary.scalar(name, value)
+        writer.flush()
 
     def _restore(self) -> None:
         if not self._file.exists():
@@ -227,7 +226,7 @@ class PointNavTraining:
         write_arrays(self._file, [*values, history])
 
 
-def mean(values, weights=None) -> float:
+def mean(values: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Returns the mean of the numbers that are none but NaN, which it is itself of none."""
     values = np.asarray(values, "float64")
     weights = np.ones_like(values) if weights is None else np.asarray(weights, "float64")

@@ -1,24 +1,24 @@
 """Learns to find a goal in unknown rooms by a depth camera, in many environments at once.
 
-    python scripts/train_pointnav.py                                  # two cores, half an hour
+    python scripts/train_pointnav.py                               # two cores, a quarter of an hour
     python scripts/train_pointnav.py --environments 256 --output runs/pointnav-256
     python scripts/train_pointnav.py --frames 20000 --output runs/look                # a minute
 
 The task, the kind of network, PPO and the optimizer are those of Shacklett et al. 2021; maps,
 images and network are smaller, so that no GPU is needed: rooms in 6 by 6 m, goals 1 to 8 m away.
-The policy is evaluated on maps it has not learned from, once in each environment. Figures go to
-TensorBoard, in the folder's `tensorboard`. The same command goes on where it stopped: weights and
-optimizer are as they were, episodes and maps are new.
+The policy is evaluated on maps it has not learned from, once on each. Figures go to TensorBoard, in
+the folder's `tensorboard`. The same command goes on where it stopped: weights and optimizer are as
+they were, episodes and maps are new.
 """
 
 import argparse
-import json
 import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import rich.console
+from json_text import json_text
 from pointnav_evaluation import evaluate
 from pointnav_picture import draw
 from pointnav_settings import (
@@ -41,7 +41,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--frames", type=positive, default=6_000_000, help="default 6,000,000")
+    parser.add_argument("--frames", type=positive, default=3_000_000, help="default 3,000,000")
     parser.add_argument("--environments", type=positive, default=64, help="default 64")
     parser.add_argument("--optimizer", choices=RATES, default="lamb", help="default lamb")
     parser.add_argument(
@@ -62,34 +62,38 @@ def work(settings: argparse.Namespace, console: rich.console.Console) -> int:
         folder = RunFolder(settings.output, {**decisive(settings), **chosen}, {})
         for remark in folder.remarks:
             console.print(f"Note: since {folder.root} was begun, the {remark}.", markup=False)
+        # What is wrong with it shall show before the training.
+        held_out = settings.seed + HELD_OUT
+        environment = make_environment(settings, settings.episodes, held_out, settings.episodes)
         with Display(Plan(), console) as display:
             training = PointNavTraining(
                 settings, settings.environments, settings.optimizer, folder, display
             )
             training.run()
             display.show("evaluation", f"{settings.episodes} episodes on maps never seen")
-            environment = make_environment(settings, settings.episodes, settings.seed + HELD_OUT)
             seed = None if settings.likeliest else settings.seed
             found = evaluate(training.policy, environment, steps=settings.steps, seed=seed)
         measured = found.summary()
+        actions = "the likeliest" if settings.likeliest else "drawn"
         picture = settings.output / "pointnav.png"
         draw(picture, found.watched, training)
         made = {
             "settings": vars(settings),
             "versions": versions(),
             "hardware": folder.hardware,
-            "evaluation": measured,
+            "evaluation": {**measured, "actions": actions},
             "frames_per_second": training.frames_per_second(),
             "seconds_of_an_update": training.seconds(),
             "training": training.history,
         }
-        write(settings.output / "pointnav.json", json.dumps(made, indent=1, default=str))
+        write(settings.output / "pointnav.json", json_text(made))
     console.print(
         f"After {training.history[-1]['frames']:,.0f} frames in "
         f"{training.history[-1]['seconds']:,.0f} s, {training.frames_per_second():,.0f} a second:\n"
         f"success {measured['success']:.3f} ± {measured['success_error']:.3f}, "
         f"SPL {measured['spl']:.3f} ± {measured['spl_error']:.3f} in {settings.episodes} episodes "
-        f"on maps never seen.\nThis is in {picture.with_suffix('.json')}, and drawn in {picture}.",
+        f"on maps never seen, actions {actions}.\n"
+        f"This is in {picture.with_suffix('.json')}, and drawn in {picture}.",
         markup=False,
     )
     return 0

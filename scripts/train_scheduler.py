@@ -10,7 +10,6 @@ is saved, and the same command goes on where it stopped.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import sys
@@ -21,6 +20,7 @@ import numpy as np
 import rich.box
 import rich.console
 import rich.table
+from json_text import json_text
 from positive import positive
 from run_folder import RunFolder, locked, versions, write
 from run_progress import Display, Plan, make_console
@@ -157,7 +157,8 @@ def show(
     _, sign = SCORES[settings.score]
     title = (
         f"{settings.score.replace('_', ' ').capitalize()}, {'higher' if sign > 0 else 'lower'} is "
-        f"better: mean ± standard deviation of {len(test)} sequences of {settings.length} jobs"
+        f"better: mean ± standard deviation of {len(test)} sequences of {settings.length} jobs. "
+        "The learned policies take what they find likeliest"
     )
     head = ["", *(f"{mode} backfilling" for mode in MODES)]
     rows = [
@@ -181,7 +182,7 @@ def show(
         },
         "training": {mode: policy.history for mode, policy in policies.items()},
     }
-    write(stem.with_suffix(".json"), json.dumps(made, indent=1, default=str))
+    write(stem.with_suffix(".json"), json_text(made))
     console.print(f"This is in {stem}.md and .json, beside the policies.", markup=False)
 
 

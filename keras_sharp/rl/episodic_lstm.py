@@ -26,8 +26,8 @@ class EpisodicLSTM(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Makes the weights, those of input, forget, candidate and output gate side by side."""
-        gates = 4 * self.units
-        self.kernel = self.add_weight((input_shape[-1], gates), "orthogonal", name="kernel")
+        features, gates = input_shape[0][-1], 4 * self.units
+        self.kernel = self.add_weight((features, gates), "orthogonal", name="kernel")
         self.recurrent_kernel = self.add_weight(
             (self.units, gates), "orthogonal", name="recurrent_kernel"
         )

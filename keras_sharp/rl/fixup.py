@@ -83,19 +83,8 @@ class FixupBlock(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Makes the weights."""
-        normal = lambda size, scale=1.0: keras.initializers.RandomNormal(  # noqa: E731
-            stddev=scale * math.sqrt(2 / (self.filters * size**2))
-        )
-        convolution = lambda size, start, stride=1: keras.layers.Conv2D(  # noqa: E731
-            self.filters,
-            size,
-            strides=stride,
-            use_bias=False,
-            kernel_initializer=start,
-            dtype=self.dtype_policy,
-        )
-        self.conv1 = convolution(3, normal(3, self.blocks**-0.5), self.stride)
-        self.conv2 = convolution(3, "zeros")
+        self.conv1 = self._convolution(3, self._normal(3, self.blocks**-0.5), self.stride)
+        self.conv2 = self._convolution(3, "zeros")
         self.excitation = SqueezeExcitation(dtype=self.dtype_policy)
         self.bias1a, self.bias1b, self.bias2a, self.bias2b = (
             self.add_weight(shape=(1,), initializer="zeros", name=name)
@@ -109,7 +98,7 @@ class FixupBlock(keras.layers.Layer):
         self.excitation.build(inner)
         self.conv_skip = None
         if self.stride > 1 or input_shape[-1] != self.filters:
-            self.conv_skip = convolution(1, normal(1))
+            self.conv_skip = self._convolution(1, self._normal(1))
             self.conv_skip.build(outer)
         self.built = True
 
@@ -133,6 +122,22 @@ class FixupBlock(keras.layers.Layer):
         """Returns the arguments the layer was made with."""
         own = {"filters": self.filters, "blocks": self.blocks, "stride": self.stride}
         return {**super().get_config(), **own}
+
+    def _normal(self, size: int, scale: float = 1.0) -> keras.initializers.Initializer:
+        deviation = scale * math.sqrt(2 / (self.filters * size**2))
+        return keras.initializers.RandomNormal(stddev=deviation)
+
+    def _convolution(
+        self, size: int, start: str | keras.initializers.Initializer, stride: int = 1
+    ) -> keras.layers.Conv2D:
+        return keras.layers.Conv2D(
+            self.filters,
+            size,
+            strides=stride,
+            use_bias=False,
+            kernel_initializer=start,
+            dtype=self.dtype_policy,
+        )
 
 
 def _padded(images: tf.Tensor) -> tf.Tensor:

@@ -44,9 +44,7 @@ def gae(
     References:
         - [Schulman et al., 2016](https://arxiv.org/abs/1506.02438), equation 16
     """
-    for name, value in (("discount", discount), ("decay", decay)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"`{name}` must be from 0 to 1. Received: {name}={value}")
+    discount, decay = share("discount", discount), share("decay", decay)
     rewards = tf.convert_to_tensor(rewards, tf.float32)
     values = tf.convert_to_tensor(values, tf.float32)
     last_values = tf.convert_to_tensor(last_values, tf.float32)
@@ -58,10 +56,21 @@ def gae(
             "`rewards`, `values`, `ends` and `taken` must have one shape, and `last_values` one "
             f"number an environment. Received: {shapes} and {last_values.shape}"
         )
-    return _gae(rewards, values, ends, taken, last_values, float(discount), float(decay))
+    return _gae(rewards, values, ends, taken, last_values, discount, decay)
 
 
-@tf.function(reduce_retracing=True)
+def share(name: str, value: float) -> float:
+    """Returns a number from 0 to 1.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if not 0 <= value <= 1:
+        raise ValueError(f"`{name}` must be from 0 to 1. Received: {name}={value}")
+    return float(value)
+
+
+@tf.function(reduce_retracing=True, autograph=False)
 def _gae(
     rewards: tf.Tensor,
     values: tf.Tensor,

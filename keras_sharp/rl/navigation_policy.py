@@ -53,6 +53,9 @@ class NavigationPolicy(keras.Model):
         Weights whose first values the authors' code leaves to PyTorch begin here as Keras's do, the
         two convolutions beside the blocks as He et al. have them. An LSTM has one bias, not two.
 
+        Images are halved thrice after the 4x4 pixels: at a `size` of 32 or less a single place is
+        left, and of a 3x3 convolution that sees it only the middle counts.
+
     References:
         - [Shacklett et al., 2021](https://arxiv.org/abs/2103.07013), as in
           [its code](https://github.com/shacklettbp/bps-nav)
@@ -89,7 +92,7 @@ class NavigationPolicy(keras.Model):
         self.recurrent = [EpisodicLSTM(units, **policy) for _ in range(layers)]
         features = hidden + 2 * _EMBEDDING
         for layer in self.recurrent:
-            layer.build((None, None, features))
+            layer.build(((None, None, features), (None, None), (None, 2, units)))
             features = units
         start = keras.initializers.Orthogonal
         self.logits = keras.layers.Dense(actions, kernel_initializer=start(0.01), dtype="float32")

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_sharp.arguments import integer, not_negative, optional_integer, positive
-from keras_sharp.rl.gae import gae
+from keras_sharp.rl.gae import gae, share
 from keras_sharp.rl.learner import Learner
 from keras_sharp.rl.rollout import Rollout
 
@@ -116,8 +116,8 @@ class PPO:
         self.policy = policy
         self.optimizer = optimizer
         self.value = value
-        self.discount = discount
-        self.decay = decay
+        self.discount = share("discount", discount)
+        self.decay = share("decay", decay)
         self.clip = positive("clip", clip)
         self.epochs = integer("epochs", epochs)
         self.minibatches = integer("minibatches", minibatches)
@@ -130,6 +130,8 @@ class PPO:
             "value_loss": not_negative("value_weight", value_weight),
             "entropy": -not_negative("entropy_weight", entropy_weight),
         }
+        # Not the optimizer's steps, which stand still while a loss is scaled too high.
+        self._updates = keras.Variable(0, dtype="int64", trainable=False, name="updates")
         if value is None:
             self._learners = [Learner(policy, optimizer, self._all_terms, self._weights)]
         else:
@@ -140,8 +142,8 @@ class PPO:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """All that an exact continuation needs: weights and optimizers' variables."""
-        return [each for learner in self._learners for each in learner.variables]
+        """All that an exact continuation needs: weights, optimizers' variables, updates done."""
+        return [*(each for one in self._learners for each in one.variables), self._updates]
 
     def act(
         self, observations: Any, seed: tuple[int, int] | None = None
@@ -190,6 +192,7 @@ class PPO:
             report |= terms
             if learner.model is self.policy:
                 policy_steps = steps
+        self._updates.assign_add(1)
         return {**report, "steps": policy_steps}
 
     def gradients(self, rollout: Rollout, parts: int) -> list[list[tf.Tensor]]:
@@ -245,7 +248,8 @@ class PPO:
     def _learn(
         self, learner: Learner, data: dict[str, Any], taken: np.ndarray
     ) -> tuple[dict[str, float], int]:
-        rng = np.random.default_rng([self.seed, int(learner.optimizer.iterations.numpy())])
+        number = self._learners.index(learner)
+        rng = np.random.default_rng([self.seed, int(self._updates.numpy()), number])
         means = collections.defaultdict(list)
         steps = 0
         for _ in range(self.epochs):

@@ -1,9 +1,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_sharp.rl.episodic_lstm import EpisodicLSTM
-from keras_sharp.rl.fixup import FixupBlock
+from keras_sharp.rl.fixup import FixupBlock, SqueezeExcitation
 from keras_sharp.rl.navigation_policy import DepthChannels, NavigationPolicy
 
 TINY = {"size": 8, "width": 2, "hidden": 6, "units": 5, "layers": 2}
@@ -55,7 +56,7 @@ def test_sequences_may_be_cut_and_episodes_are_apart(precision, tmp_path):
     seen = observations(policy)
     logits, values, memory = policy(seen)
     assert logits.shape == (2, 6, 4) and values.shape == (2, 6) and memory.shape == (2, 2, 2, 5)
-    assert {each.dtype for each in (logits, values, memory)} == {logits.dtype}
+    assert {each.dtype for each in (logits, values, memory)} == {tf.float32}
     close = {"rtol": 1e-5, "atol": 1e-6} if precision == "float32" else {"atol": 0.02}
     # Cut anywhere, with the memory handed on:
     first = policy(part(seen, slice(0, 2), seen["memory"]))
@@ -80,9 +81,10 @@ def test_without_beginnings_it_is_keras_s_lstm():
     theirs = keras.layers.LSTM(5, return_sequences=True, return_state=True)
     outputs, *last = theirs(x, initial_state=[state[:, 0], state[:, 1]])
     ours = EpisodicLSTM(5)
-    ours.build((3, 4, 2))
+    seen = x, np.zeros((3, 4), bool), state
+    ours(seen)  # builds it
     ours.set_weights(theirs.get_weights())
-    found, after = ours((x, np.zeros((3, 4), bool), state))
+    found, after = ours(seen)
     np.testing.assert_allclose(found, outputs, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(after, np.stack(last, axis=1), rtol=1e-5, atol=1e-6)
 
@@ -131,3 +133,25 @@ def test_depth_becomes_bins_and_patches():
     expected[1, 1, 2] = [0.37, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
     expected[1, 3, 3] = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_every_layer_is_saved_and_loaded(tmp_path):
+    depth, begins = keras.Input((8, 8, 1)), keras.Input((None,), dtype="bool")
+    state = keras.Input((2, 5))
+    x = DepthChannels()(depth)
+    x = FixupBlock(4, 3, stride=2)(x)
+    x = SqueezeExcitation(2)(x)
+    x, after = EpisodicLSTM(5)((keras.layers.Reshape((1, 4))(x), begins, state))
+    assert x.shape == (None, 1, 5) and after.shape == (None, 2, 5)
+    model = keras.Model([depth, begins, state], [x, after])
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(size=each.shape) for each in model.get_weights()])
+    model.save(tmp_path / "layers.keras")
+    loaded = keras.saving.load_model(tmp_path / "layers.keras")
+    seen = rng.random((3, 8, 8, 1)), np.array([[True], [False], [False]]), rng.random((3, 2, 5))
+    for found, expected in zip(loaded(seen), model(seen), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    block = next(each for each in loaded.layers if isinstance(each, FixupBlock))
+    assert (block.filters, block.blocks, block.stride) == (4, 3, 2)
+    weigh = next(each for each in loaded.layers if isinstance(each, SqueezeExcitation))
+    assert weigh.reduction == 2

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import keras
@@ -12,11 +13,12 @@ from keras_sharp.rl.ppo import entropy, policy_loss
 HALF = math.log(0.5)
 
 
-def networks(features, start="zeros", joint=False):
+def networks(features, start="zeros", joint=False, dtype="float32"):
     """Linear in what is seen: two logits, and a value."""
     seen = keras.Input((None, features))
-    logits = keras.layers.Dense(2, use_bias=False, kernel_initializer=start)(seen)
-    value = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")(seen)[..., 0]
+    like = {"use_bias": False, "dtype": dtype}
+    logits = keras.layers.Dense(2, kernel_initializer=start, **like)(seen)
+    value = keras.layers.Dense(1, kernel_initializer="zeros", **like)(seen)[..., 0]
     if joint:
         return keras.Model(seen, (logits, value)), None
     return keras.Model(seen, logits), keras.Model(seen, value)
@@ -91,6 +93,68 @@ def test_an_update_by_hand(joint, micro_batch):
     assert report["kl"] == pytest.approx(-logs.mean(), rel=1e-5)
     assert report["clipped"] == 1
     np.testing.assert_allclose(kernels(policy, value or policy)[0], [[0.5, -0.5]], rtol=1e-6)
+
+
+def test_the_entropy_s_share_by_hand():
+    policy, _ = networks(1, joint=True)
+    logits = next(each for each in policy.weights if each.shape == (1, 2))
+    logits.assign([[math.log(3), 0]])
+    agent = PPO(policy, keras.optimizers.SGD(1.0), minibatches=1, entropy_weight=0.1)
+    report = agent.update(bandit([[0, 1], [1, 0]], np.zeros((2, 2)), np.ones((2, 2)) > 0))
+    # p is 3/4 and 1/4, H = 0.56234, and dH / d logits = -p (log p + H) = -0.20599, +0.20599.
+    assert report["entropy"] == pytest.approx(0.56234, rel=1e-4)
+    np.testing.assert_allclose(logits, [[math.log(3) - 0.020599, 0.020599]], atol=2e-6)
+
+
+def test_normalized_advantages_by_hand():
+    policy, _ = networks(1, joint=True)
+    agent = PPO(policy, keras.optimizers.SGD(1.0), minibatches=1, normalize_advantages=True)
+    agent.update(bandit([[0, 0], [1, 0]], [[2, 1], [0, 50]], [[True, True], [True, False]]))
+    # Of 2, 1 and 0 the deviation is sqrt(2/3): advantages are sqrt(3/2), 0 and -sqrt(3/2), for
+    # actions 0, 0 and 1, and returns are what they were.
+    of_logits, of_value = kernels(policy, policy)
+    move = 2 * math.sqrt(1.5) * 0.5 / 3
+    np.testing.assert_allclose(of_logits, [[move, -move]], rtol=1e-5)
+    np.testing.assert_allclose(of_value, [[0.5]], rtol=1e-6)
+
+
+def test_every_environment_is_in_one_minibatch():
+    # Each sees a row of the kernel that is its own.
+    rollout = bandit([[0], [1], [0], [1]], [[1], [2], [3], [4]], np.ones((4, 1)) > 0)
+    rollout = dataclasses.replace(rollout, observations=np.eye(4, dtype="float32")[:, None])
+    policy, _ = networks(4, joint=True)
+    agent = PPO(policy, keras.optimizers.SGD(1.0), minibatches=2)
+    assert agent.update(rollout)["steps"] == 2
+    # Means are of two, and the logits' gradient is the advantage times (0.5, -0.5) or less that.
+    of_logits, of_values = kernels(policy, policy)
+    signs = np.array([[1, -1], [-1, 1], [1, -1], [-1, 1]])
+    np.testing.assert_allclose(of_logits, signs * np.arange(1, 5)[:, None] / 4, rtol=1e-6)
+    np.testing.assert_allclose(of_values, np.arange(1, 5)[:, None] / 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_scaled_losses(replicas, count):
+    actions, rewards = [[0, 1], [0, 0], [1, 0]] * 3, [[2, 0], [1, 0], [0, 5]] * 3
+    rollout = bandit(actions, rewards, np.ones((9, 2)) > 0)
+    single, _ = networks(1, joint=True)
+    PPO(single, keras.optimizers.SGD(0.1), minibatches=1).update(rollout)
+    with replicas(count).scope():
+        half, _ = networks(1, joint=True, dtype="mixed_float16")
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), 2.0**127)
+        agent = PPO(half, optimizer, minibatches=1)
+        orders, pieces = [], agent._pieces
+        agent._pieces = lambda rows: orders.append(list(rows)) or pieces(rows)
+    agent.update(rollout)
+    # The scaled gradient is infinite: no step, and yet the next order is another.
+    assert optimizer.iterations.numpy() == 0 and not np.any(kernels(half, half)[0])
+    agent.update(rollout)
+    assert len(orders) == 2 and orders[0] != orders[1]
+    assert agent.variables[-1].numpy() == 2
+    optimizer.dynamic_scale.assign(1024.0)
+    agent.update(rollout)
+    assert optimizer.iterations.numpy() == 1
+    for found, expected in zip(kernels(half, half), kernels(single, single), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-3)
 
 
 def test_replicas_share_the_environments_of_a_minibatch(replicas):
@@ -200,6 +264,9 @@ def test_arguments():
         PPO(policy, sgd, value=value)
     with pytest.raises(ValueError, match="`kl_limit` must be positive"):
         PPO(*networks(1, joint=True)[:1], sgd, kl_limit=0)
+    for name in ("discount", "decay"):
+        with pytest.raises(ValueError, match=f"`{name}` must be from 0 to 1"):
+            PPO(*networks(1, joint=True)[:1], sgd, **{name: 1.1})
     agent = PPO(*networks(1, joint=True)[:1], keras.optimizers.SGD(1.0), minibatches=2)
     with pytest.raises(ValueError, match="at least 2 environments"):
         agent.update(bandit([[0]], [[1]], [[True]]))

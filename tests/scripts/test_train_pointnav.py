@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import pointnav_settings
 import pytest
+import tensorflow as tf
 import train_pointnav
 from pointnav_picture import smooth
-from pointnav_settings import make_optimizer
+from pointnav_settings import make_agent, make_optimizer
 from pointnav_training import PointNavTraining
 
 from keras_sharp.rl.navigation import PointGoalEnvironment
@@ -29,24 +30,54 @@ def no_compiler(monkeypatch):
 
 def test_a_stopped_training_goes_on(monkeypatch, tmp_path, capsys):
     command = [*TINY, "--environments", "4", "--output", str(tmp_path)]
+    save, update, train = (
+        getattr(PointNavTraining, name) for name in ("_save", "_update", "_train")
+    )
+    saved, restored = [], []
+
+    def weights(training):
+        return [each.numpy() for each in training._agent.variables]
+
     with monkeypatch.context() as patch:
 
-        def stop(training, writer, row):
-            if len(training.history) == 3:
-                raise KeyboardInterrupt
+        def save_and_look(training):
+            save(training)
+            saved.extend(weights(training))
 
-        patch.setattr(PointNavTraining, "_write", stop)
+        def stop(training, number, *arguments):
+            if number == 3:
+                raise KeyboardInterrupt
+            return update(training, number, *arguments)
+
+        patch.setattr(PointNavTraining, "_save", save_and_look)
+        patch.setattr(PointNavTraining, "_update", stop)
         assert train_pointnav.main(command) == 130
     assert "the same command goes on" in capsys.readouterr().out
     *_, kept = np.load(tmp_path / "pointnav" / "trial-1" / "4-lamb.npz").values()
-    assert train_pointnav.main(command) == 0
-    assert "success" in capsys.readouterr().out
-    made = json.loads((tmp_path / "pointnav.json").read_text())
-    history = made["training"]
+    with monkeypatch.context() as patch:
+
+        def look_and_train(training):
+            restored.extend(weights(training))
+            train(training)
+
+        patch.setattr(PointNavTraining, "_train", look_and_train)
+        assert train_pointnav.main(command) == 0
+    # Weights, moments, and how many updates there were: 2 of the 3 were saved.
+    for one, other in zip(restored, saved, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert saved[-1] == 2
+    printed = capsys.readouterr().out
+    assert "success" in printed and "actions drawn" in printed
+    text = (tmp_path / "pointnav.json").read_text()
+    made, history = json.loads(text), json.loads(text)["training"]
+    # The noise of the gradient was not measured.
+    assert "NaN" not in text and all(each["noise_trace"] is None for each in history)
+    assert made["evaluation"]["actions"] == "drawn"
     assert [each["frames"] for each in history] == [32, 64, 96, 128]
-    np.testing.assert_array_equal([list(each.values()) for each in history[:2]], kept)
+    before = np.array([list(each.values()) for each in history[:2]], float)
+    np.testing.assert_array_equal(before, kept)
     # Frames cost what playing and learning cost, and playing is more than simulating.
-    assert all(0 < each["simulate"] <= each["play"] for each in history if each["simulate"] > 0)
+    assert all(0 < each["simulate"] <= each["play"] for each in history if each["simulate"])
     seconds = [each["seconds"] for each in history]
     assert seconds[-1] == pytest.approx(sum(each["play"] + each["learn"] for each in history))
     # Minibatches are small, and the rate is not scaled: it falls to a hundredth.
@@ -57,7 +88,11 @@ def test_a_stopped_training_goes_on(monkeypatch, tmp_path, capsys):
     assert 1 <= found["episode_length"] <= 9
     for name in ("pointnav.png", "pointnav/trial-1/4-lamb.keras"):
         assert (tmp_path / name).stat().st_size > 1000
-    assert list((tmp_path / "tensorboard" / "4-lamb").glob("events*"))
+    # Every update is there once, though the third was done twice.
+    files = sorted((tmp_path / "tensorboard" / "4-lamb").glob("events*"))
+    events = [event for file in files for event in tf.compat.v1.train.summary_iterator(str(file))]
+    steps = [each.step for each in events for value in each.summary.value if value.tag == "reward"]
+    assert sorted(steps) == [32, 64, 96, 128]
 
 
 def test_the_schedule_of_the_paper():
@@ -77,6 +112,19 @@ def test_the_schedule_of_the_paper():
     assert keras.optimizers.serialize(optimizer)["config"]["global_clipnorm"] == 1.0
 
 
+def test_the_noise_by_hand():
+    gradients = [[np.array([1.0]), np.array([[0.0]])], [np.array([3.0]), np.array([[0.0]])]]
+    agent = types.SimpleNamespace(gradients=lambda rollout, parts: gradients[:parts])
+    training = types.SimpleNamespace(
+        environments=2, settings=types.SimpleNamespace(steps=4), _agent=agent
+    )
+    # The mean is (2, 0); four frames in each part are 1 away from it, squared: 8, of one degree of
+    # freedom. |(2, 0)|^2 - 8 / 8 = 3.
+    assert PointNavTraining._noise(training, None) == (8, 3)
+    training.environments = 1
+    assert np.isnan(PointNavTraining._noise(training, None)).all()
+
+
 def test_curves_count_episodes_and_not_updates():
     columns = {
         "success": np.array([1.0, np.nan, 0.0, 0.5]),
@@ -90,21 +138,59 @@ def test_curves_count_episodes_and_not_updates():
 
 @pytest.mark.slow
 def test_comparison(tmp_path, capsys):
-    command = [*TINY, "--environments", "4", "--optimizers", "adam", "lamb"]
+    command = [*TINY, "--environments", "4"]
     assert compare_rl_batch.main([*command, "--output", str(tmp_path)]) == 0
     table = (tmp_path / "rl-batch.md").read_text()
     assert "| adam | 4 | 16 | 4 |" in table and "| lamb | 4 |" in table
+    # It would be the same at such a batch.
+    assert "lamb-unscaled" not in table and "one training each" in table
     assert (tmp_path / "rl-batch.png").stat().st_size > 1000
     assert compare_rl_batch.main([*command, "--output", str(tmp_path)]) == 0
     assert (tmp_path / "rl-batch.md").read_text() == table
 
 
-def test_what_is_of_no_use(capsys):
+def test_a_policy_that_is_trained_again_is_evaluated_again(monkeypatch, tmp_path):
+    calls = []
+
+    def evaluate(policy, *arguments, **others):
+        calls.append(policy)
+        return types.SimpleNamespace(summary=lambda: {"success": len(calls) / 4})
+
+    monkeypatch.setattr(compare_rl_batch, "evaluate", evaluate)
+    settings = types.SimpleNamespace(episodes=4, steps=8, seed=0)
+    folder = types.SimpleNamespace(path=lambda *names: tmp_path / "evaluated.json")
+    training = types.SimpleNamespace(name="4-adam", policy=None, column=lambda name: np.zeros(2))
+    found = []
+    for seconds, episodes in ((1.5, 4), (1.5, 4), (1.7, 4), (1.7, 8)):
+        training.history, settings.episodes = [{"seconds": seconds}], episodes
+        found.append(compare_rl_batch._measure(settings, training, None, folder)["success"])
+    assert found == [0.25, 0.25, 0.5, 0.75]
+
+
+def test_what_is_of_no_use(capsys, tmp_path):
     for arguments, message in (
         (["--environments", "20"], "multiples of --scenes"),
+        (["--episodes", "1"], "must be at least 2"),
+        (["--learning-rate", "0"], "must be above 0 and finite"),
+        (["--learning-rate", "nan"], "must be above 0 and finite"),
         (["--frames", "10"], "must be enough for one rollout"),
         (["--size", "30"], "must be a multiple of 4"),
     ):
         with pytest.raises(SystemExit):
             train_pointnav.main(arguments)
         assert message in capsys.readouterr().err
+    small = [*TINY, "--environments", "4"]
+    for arguments, message in (
+        (["--cells", "5"], "`cells` must be"),
+        (["--goals", "1000"], "`goals` must be at most"),
+        (["--max-steps", "1"], "`max_steps` must be"),
+        (["--distances", "90", "91"], "`distances` must be such"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            train_pointnav.main([*small, *arguments, "--output", str(tmp_path)])
+
+
+def test_memory_does_not_grow_with_the_environments():
+    settings = train_pointnav.parse([*TINY, "--steps", "32", "--frames", "100000"])
+    agent = make_agent(settings, 1024, "lamb", 1)
+    assert {len(each) for each in agent._pieces(np.arange(512))} == {64}  # 2,048 frames

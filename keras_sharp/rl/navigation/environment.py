@@ -44,6 +44,8 @@ class PointGoalEnvironment:
         grid of 0.25 m, an agent that is a square of 0.2 m, distances as in `geodesic_fields`.
         Figures cannot be compared with those on Gibson or Matterport3D.
 
+        The limit of steps is an end as any other, also for `gae`: nothing is expected after it.
+
     Args:
         environments: Number of environments; a multiple of `scenes`, or less than that.
         scenes: Number of maps.
@@ -149,7 +151,8 @@ class PointGoalEnvironment:
         """Takes one action in every environment.
 
         Args:
-            actions: `(environments,)` integers, numbers of `ACTIONS`.
+            actions: `(environments,)` integers, numbers of `ACTIONS`. Those of a tensor, which may
+                be on a GPU, are not looked at.
 
         Returns:
             `depth` and `goal`; `reward`, `(environments,)` float32; `done`, `(environments,)`
@@ -158,15 +161,19 @@ class PointGoalEnvironment:
 
         Raises:
             RuntimeError: Before the first `reset`.
-            ValueError: If actions have another shape or do not exist.
+            ValueError: If actions have another shape, are no integers or do not exist.
         """
         if self.state is None:
             raise RuntimeError("`reset` must be called before `step`.")
-        values = np.asarray(actions)
-        if values.shape != (self.environments,) or not np.isin(values, range(len(ACTIONS))).all():
+        if not tf.is_tensor(actions):
+            actions = np.asarray(actions)
+            good = np.isin(actions, range(len(ACTIONS))).all()
+        else:
+            good = actions.dtype.is_integer
+        if not good or tuple(actions.shape) != (self.environments,):
             raise ValueError(
                 f"`actions` must be {self.environments} integers from 0 to {len(ACTIONS) - 1}. "
-                f"Received: actions={values!r}"
+                f"Received: actions={actions!r}"
             )
         actions = tf.cast(actions, "int32")
         self.state, depth, goal, reward, done, info = self.step_state(self.state, actions)

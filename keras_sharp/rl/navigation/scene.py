@@ -37,7 +37,7 @@ class SceneRecipe(NamedTuple):
         door: Width of a door, in cells.
         goals: Goals in a map, each the centre of a cell that touches no wall.
         episodes: Episodes in a map, each a goal and the centre of a free cell to start from.
-        distances: Least and largest geodesic distance from start to goal, metres.
+        distances: Least and largest geodesic distance from start to goal, metres; above 0.
     """
 
     cells: int = 40
@@ -51,26 +51,34 @@ class SceneRecipe(NamedTuple):
         """Returns the scene of a seed.
 
         Raises:
-            ValueError: If a map has too few cells for the goals, or no start at such a distance.
+            ValueError: If an argument is out of range, a map has too few cells for the goals, or
+                no start at such a distance.
         """
+        count, episodes = integer("goals", self.goals), integer("episodes", self.episodes)
+        least, most = self.distances
+        # From a distance of 0 the SPL would be 0 / 0.
+        if not 0 < least <= most:
+            raise ValueError(
+                "`distances` must be above 0, the first not above the second. Received: "
+                f"distances={self.distances}"
+            )
         random = np.random.default_rng(seed)
         free = room_map(self.cells, room=self.room, door=self.door, seed=random)
         goals = _clear_cells(free)
-        if len(goals) < integer("goals", self.goals):
+        if len(goals) < count:
             raise ValueError(
                 "`goals` must be at most the number of cells that touch no wall, "
                 f"{len(goals)} in one of the maps. Received: goals={self.goals}"
             )
-        goals = random.choice(goals, self.goals, replace=False)
+        goals = random.choice(goals, count, replace=False)
         fields = geodesic_fields(free, goals)
-        least, most = self.distances
         targets, rows, columns = np.nonzero((fields >= least) & (fields <= most))
         if not targets.size:
             raise ValueError(
                 "`distances` must be such that an episode fits into a map. Received: "
                 f"distances={self.distances} with cells={self.cells}"
             )
-        chosen = random.integers(targets.size, size=integer("episodes", self.episodes))
+        chosen = random.integers(targets.size, size=episodes)
         starts = np.stack([columns, rows], axis=1)[chosen]
         return Scene(free, _centres(goals[:, ::-1]), fields, _centres(starts), targets[chosen])
 

@@ -35,12 +35,17 @@ class JobKernel(keras.layers.Layer):
         super().__init__(**kwargs)
         self.widths = tuple(widths)
         self.empty = empty
-        layers = [keras.layers.Dense(width, activation="relu") for width in self.widths]
-        self.network = keras.Sequential([*layers, keras.layers.Dense(1)])
+        policy = {"dtype": self.dtype_policy}
+        hidden = [keras.layers.Dense(width, activation="relu", **policy) for width in self.widths]
+        # A `Sequential` would have the global policy, and round what it is given.
+        self.dense = [*hidden, keras.layers.Dense(1, **policy)]
 
     def build(self, input_shape: Any) -> None:
         """Makes the weights, which the number of slots has no part in."""
-        self.network.build((None, input_shape[0][-1]))
+        features = input_shape[0][-1]
+        for layer in self.dense:
+            layer.build((None, features))
+            features = layer.units
         self.built = True
 
     def call(self, inputs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
@@ -49,7 +54,10 @@ class JobKernel(keras.layers.Layer):
         places = tf.where(tf.reshape(waiting, [-1]))
         jobs = tf.gather(tf.reshape(features, [-1, features.shape[-1]]), places[:, 0])
         times = 1 - 2 * tf.math.log(jobs[:, :_TIMES] + _LEAST) / math.log(_LEAST)
-        numbers = self.network(tf.concat([times, jobs[:, _TIMES:]], axis=1))[:, 0]
+        x = tf.concat([times, jobs[:, _TIMES:]], axis=1)
+        for layer in self.dense:
+            x = layer(x)
+        numbers = x[:, 0]
         slots = tf.fill([tf.size(waiting)], tf.cast(self.empty, numbers.dtype))
         return tf.reshape(tf.tensor_scatter_nd_update(slots, places, numbers), tf.shape(waiting))
 

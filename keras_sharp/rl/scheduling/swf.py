@@ -34,8 +34,9 @@ def read_swf(path: str | os.PathLike[str], *, processors: int | None = None) -> 
         The trace.
 
     Raises:
-        ValueError: If a line is not 18 numbers or a job larger than the machine (the message has
-            the line's number), or nothing says how large the machine is.
+        ValueError: If a line is not 18 numbers, a job larger than the machine, its submit time
+            negative or its processors no whole number (the message has the line's number), or
+            nothing says how large the machine is.
 
     Example:
     ```python
@@ -74,12 +75,18 @@ def read_swf(path: str | os.PathLike[str], *, processors: int | None = None) -> 
     size = table[:, [4, 7]].max(axis=1)
     kept = (run > 0) & (size > 0)
     table, run, size = table[kept], run[kept], size[kept]
-    if (large := size > machine).any():
-        raise ValueError(
-            f"Line {table[large.argmax(), -1]:.0f} of {path.name} must ask for no more than the "
-            f"machine's {machine} processors. Received: {size[large.argmax()]:g}"
-        )
-    return Jobs.of(machine, table[:, 1], run, size, table[:, 8], table[:, [9, 11, 12, 13]])
+    submit = table[:, 1]
+    for wrong, demand, column in (
+        (submit < 0, "have a submit time of at least 0", submit),
+        (size % 1 > 0, "ask for whole processors", size),
+        (size > machine, f"ask for no more than the machine's {machine} processors", size),
+    ):
+        if wrong.any():
+            raise ValueError(
+                f"Line {table[wrong.argmax(), -1]:.0f} of {path.name} must {demand}. "
+                f"Received: {column[wrong.argmax()]:g}"
+            )
+    return Jobs.of(machine, submit, run, size, table[:, 8], table[:, [9, 11, 12, 13]])
 
 
 def _numbers(line: str, where: str) -> list[float]:

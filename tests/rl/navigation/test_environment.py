@@ -124,7 +124,10 @@ def test_seeds_repeat_and_without_a_compiler_it_is_the_same(environment):
     actions = np.random.default_rng(1).integers(1, 4, size=(20, 4))
     once = play(environment, actions)
     same(once, play(environment, actions))
-    again = play(small(4, scenes=2, seed=3, jit_compile=False), actions)
+    plain = small(4, scenes=2, seed=3, jit_compile=False)
+    again = play(plain, actions)
+    same(again, play(small(4, scenes=2, seed=3, jit_compile=False), actions))
+    same(arrays(plain.scenes), arrays(environment.scenes))
     for one, other in zip(once, again, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-6)
     maps = [each.numpy() for each in environment.scenes]
@@ -191,6 +194,8 @@ def cells(positions):
         ({"environments": 0}, "`environments` must be an integer"),
         ({"environments": 1, "goals": 1000}, "`goals` must be at most"),
         ({"environments": 1, "distances": (90, 91)}, "`distances` must be such"),
+        ({"environments": 1, "distances": (0, 5)}, "`distances` must be above 0"),
+        ({"environments": 1, "distances": (2, 1)}, "`distances` must be above 0"),
         ({"environments": 1, "door": 6}, "`door` must be at most `room`"),
     ],
 )
@@ -203,6 +208,8 @@ def test_bad_actions_say_so(environment):
     with pytest.raises(RuntimeError, match="`reset` must be called"):
         small(1).step([0])
     environment.reset()
-    for actions in ([0, 1, 2], [0, 1, 2, 4], [0, 1, -1, 0]):
+    wrong = [[0, 1, 2], [0, 1, 2, 4], [0, 1, -1, 0], tf.zeros(3, "int32"), tf.zeros(4)]
+    for actions in wrong:
         with pytest.raises(ValueError, match="`actions` must be 4 integers from 0 to 3"):
             environment.step(actions)
+    environment.step(tf.constant([2, 2, 3, 3]))

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from keras_sharp.rl import PPO, play_episodes
+from keras_sharp.rl.ppo import entropy
 from keras_sharp.rl.scheduling import (
     SchedulingEnvironment,
     kernel_policy,
@@ -54,6 +55,23 @@ def test_order_length_and_neighbours_do_not_matter(policy, seen):
 def test_no_jobs_at_all(policy):
     nothing = np.zeros((1, 2, 4, 8), "float32"), np.zeros((1, 2, 4), bool)
     np.testing.assert_array_equal(policy(nothing), np.full((1, 2, 4), -1e6))
+
+
+def test_half_precision_everywhere_else(policy, seen):
+    features, waiting = seen
+    waiting = waiting.copy()
+    waiting[0, 0] = False
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        half = kernel_policy()
+        values = value_network(6)((features, waiting))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    half.set_weights(policy.get_weights())
+    logits = half((features, waiting)).numpy()
+    np.testing.assert_array_equal(logits, policy((features, waiting)))
+    assert logits.dtype == "float32" and (logits[~waiting] == -1e6).all()
+    assert np.isfinite(entropy(logits)).all() and np.isfinite(values).all()
 
 
 def test_values_depend_on_the_jobs_and_their_slots_alone(seen):

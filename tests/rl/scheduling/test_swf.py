@@ -54,6 +54,18 @@ def test_a_malformed_line_is_an_error_with_its_number(trace, line):
         read_swf(trace([*JOBS[:2], line, JOBS[2]]))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("70", "-1", "have a submit time of at least 0. Received: -1"),
+        (" 5  4 ", " 5 2.5 ", "ask for whole processors. Received: 2.5"),
+    ],
+)
+def test_an_impossible_job_is_an_error_with_its_number(trace, old, new, message):
+    with pytest.raises(ValueError, match=f"^Line 7 of trace.swf must {message}"):
+        read_swf(trace([*JOBS[1:3], JOBS[0].replace(old, new)]))
+
+
 def test_the_machine_must_be_known_and_large_enough(trace):
     assert read_swf(trace(JOBS[:2], header="; MaxNodes: 16\n")).machine == 16
     path = trace(JOBS, header="")
