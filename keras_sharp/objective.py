@@ -12,10 +12,12 @@ import tensorflow as tf
 
 from keras_sharp.batch_pass import BatchPass
 from keras_sharp.batches import Batch, EvaluationBatches
+from keras_sharp.hashing import ArrayHash, joint_hash
 from keras_sharp.labelled import number_of_examples
 from keras_sharp.losses import LossTerms
 from keras_sharp.normalization import batch_normalizations, moving_statistics
 from keras_sharp.weights import FlatVariables, FlatWeights
+from keras_sharp.workers import Workers, WorkersError
 
 
 class Objective:
@@ -26,7 +28,8 @@ class Objective:
     off. Batches are combined as the loss's own reduction means it, so in inference mode `f` does
     not depend on how the data are batched. Under a `tf.distribute` strategy whole batches go to the
     replicas and are added up in their order: loss and gradient are the same bits on any number of
-    replicas.
+    replicas. Under `MultiWorkerMirroredStrategy` every worker reads all the data, evaluates its
+    part of the batches, and gets the same numbers.
 
     Args:
         model: A built Keras model. Only its trainable weights are arguments of `f`; its other
@@ -77,6 +80,13 @@ class Objective:
         self._batch_norm = batch_norm
         self._penalties = penalties
         self._strategy = model.distribute_strategy
+        self._workers = Workers(self._strategy)
+        given = self._batches.digest, self._batches.sizes, batch_norm, penalties
+        self._workers.check_same(
+            "`data`, `batch_size`, `batch_norm` and `penalties`",
+            lambda: given,
+            "Each worker reads all the data.",
+        )
         self._divisors: np.ndarray | None = None
         self._centre: np.ndarray | None = None
         self._known: dict[str, Any] = {}
@@ -93,6 +103,11 @@ class Objective:
     def batches(self) -> EvaluationBatches:
         """The evaluation batches, in their order."""
         return self._batches
+
+    @property
+    def workers(self) -> Workers:
+        """The processes that evaluate `f` together."""
+        return self._workers
 
     @property
     def size(self) -> int:
@@ -360,19 +375,48 @@ class Objective:
             for batch in batches:
                 yield function(*arguments, batch), batch
             return
-        while own := list(itertools.islice(batches, replicas)):
+        [name] = [name for name, each in vars(self._pass).items() if each is function]
+        rounds = iter(lambda: list(itertools.islice(batches, replicas)), [])
+        for number, own in enumerate(rounds):
             # A replica without a batch of its own repeats the last one; its result is left out.
             slots = own + [own[-1]] * (replicas - len(own))
             distributed = self._strategy.experimental_distribute_values_from_function(
                 lambda context: slots[context.replica_id_in_sync_group]  # noqa: B023
             )
             results = self._strategy.run(function, args=(*arguments, distributed))
-            local = keras.tree.map_structure(self._strategy.experimental_local_results, results)
+            what = f"`{name}` of {self._loss_text()}, round {number}"
+            local = self._of_all_replicas(what, results, arguments)
             for slot, batch in enumerate(own):
                 yield (
                     keras.tree.map_structure_up_to(results, lambda each: each[slot], local),  # noqa: B023
                     batch,
                 )
+
+    def _of_all_replicas(self, what: str, results: Any, arguments: tuple) -> Any:
+        """Returns, for each result, what it is on every replica of all workers, in their order.
+
+        Raises:
+            WorkersError: On every worker, if they evaluate something else or elsewhere.
+        """
+        local = keras.tree.map_structure(self._strategy.experimental_local_results, results)
+        if self._workers.count == 1:
+            return local
+        arrays = keras.tree.map_structure(lambda each: each.numpy(), local)
+        at = joint_hash([ArrayHash(each.numpy()) for each in arguments if each is not None])
+        places, parts = zip(*self._workers.gather(what, (at, arrays)), strict=True)
+        if len(set(places)) > 1:
+            raise WorkersError(
+                "All workers must evaluate the same at the same weights: call the same measure "
+                "with the same arguments on each of them, on machines of one kind, whose rounding "
+                f"agrees. Received: weights that differ on the {len(places)} workers"
+            )
+        return keras.tree.map_structure_up_to(
+            results, lambda *each: [tf.convert_to_tensor(a) for part in each for a in part], *parts
+        )
+
+    def _loss_text(self) -> str:
+        """What the loss is; known once a value was computed."""
+        return " + ".join(f"{t.weight} {t.loss} ({t.reduction})" for t in self._pass.terms)
 
     def _summed(self, function: Any, *arguments: Any) -> tuple[float, np.ndarray]:
         """Returns `f` and the sum of what `function` returns beside it."""

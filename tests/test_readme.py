@@ -46,7 +46,7 @@ def test_commands_name_files_that_are_there():
     assert all((ROOT / name).is_file() for name in named)
 
 
-@pytest.mark.parametrize("page", ["measures", "landscape", "methods", "scheduling"])
+@pytest.mark.parametrize("page", ["measures", "landscape", "methods", "navigation", "scheduling"])
 def test_the_examples_of_the_docs_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     matplotlib.use("agg")

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import traceback
+import types
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -101,6 +102,7 @@ def _work(sender: Any, log: str, function: Callable, arguments: tuple) -> None:
         for number in (1, 2):
             os.dup2(stream.fileno(), number)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; we end with it
+    signal.signal(signal.SIGTERM, _end)  # else `Trainer.fit` finishes its epoch first
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import tensorflow as tf
 
@@ -115,6 +117,11 @@ def _work(sender: Any, log: str, function: Callable, arguments: tuple) -> None:
     sys.stdout.flush()
     sender.send(outcome)
     sender.close()
+
+
+def _end(number: int, frame: types.FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
 
 
 def _end_with_parent() -> None:

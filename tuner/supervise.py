@@ -11,6 +11,8 @@ from collections.abc import Sequence
 # The status of a command that was called in the wrong way: it would end so again.
 _MISTAKE = 2
 
+# For workers once the chief has ended, and for all once they were told to end: a training finishes
+# its epoch before it does.
 _GRACE_SECONDS = 60.0
 
 _SUPERVISOR = "KERAS_SHARP_SUPERVISOR"
@@ -98,8 +100,13 @@ def supervise(
     finally:
         for process in running.values():
             process.terminate()
+        deadline = time.monotonic() + _GRACE_SECONDS
         for process in running.values():
-            process.wait()
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def end_with_supervisor() -> None:

@@ -11,6 +11,7 @@ from keras_sharp.function_arguments import FunctionArguments
 from keras_sharp.measures.report import Choice, choose, measure
 from keras_sharp.objective import Objective
 from keras_sharp.results.report import Report, value_of
+from keras_sharp.workers import WorkersError
 
 
 class MeasureDuringTraining(keras.callbacks.Callback):
@@ -91,6 +92,8 @@ class MeasureDuringTraining(keras.callbacks.Callback):
             self._objective = Objective(self.model, self._ds, **self._function)
         try:
             report = measure(self._objective, measures=self._measures, seed=self.seed, verbose=0)
+        except WorkersError:  # nor can the training go on
+            raise
         except RuntimeError as error:
             warnings.warn(f"Nothing was measured after epoch {epoch + 1}. {error}", stacklevel=2)
             return

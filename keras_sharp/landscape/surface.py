@@ -1,5 +1,6 @@
 """Loss and accuracy on a line or a plane through a model's weights."""
 
+import functools
 import json
 import os
 import time
@@ -94,9 +95,11 @@ def surface(
     rows = file = None
     done = 0
     if cache is not None:
-        rows = RowCache(cache, _key(objective, centre, basis, axes), table.shape)
-        file, known = str(rows.file), rows.read()
-        done = len(known)
+        key = _key(objective, centre, basis, axes)
+        rows, known = objective.workers.from_chief(
+            "cache", functools.partial(_cached, cache, key, table.shape)
+        )
+        file, done = str(rows.file), len(known)
         table[:done] = known
         if done:
             _check_still_true(grid, table, file)
@@ -106,7 +109,8 @@ def surface(
                 index = (row, *rest)
                 table[index] = grid.at(index)
             if rows is not None:
-                rows.write(table[: row + 1])
+                write = functools.partial(rows.write, table[: row + 1])
+                objective.workers.from_chief(f"row {row}", write)
             progress.update(row + 1)
     norms = np.linalg.norm(basis, axis=0)
     accuracy = table[..., 1]
@@ -252,6 +256,13 @@ def _key(
     fixed = FlatVariables(others).read()
     arrays = [centre, fixed, basis, *axes, np.frombuffer(text, np.uint8)]
     return joint_hash([ArrayHash(array) for array in arrays])
+
+
+def _cached(
+    folder: str | os.PathLike, key: str, shape: tuple[int, ...]
+) -> tuple[RowCache, np.ndarray]:
+    rows = RowCache(folder, key, shape)
+    return rows, rows.read()
 
 
 def _check_still_true(grid: _Grid, table: np.ndarray, file: str) -> None:

@@ -20,6 +20,7 @@ from keras_sharp.objective import Objective
 from keras_sharp.results.base import Result
 from keras_sharp.results.report import Report
 from keras_sharp.version import versions
+from keras_sharp.workers import WorkersError
 
 # Every measure that a report can hold, by name.
 MEASURES: dict[str, Callable[..., Result]] = {
@@ -91,6 +92,8 @@ def measure(
             options = {"seed": seed, "verbose": verbose} | options
             try:
                 results[label] = MEASURES[name](objective, **options)
+            except WorkersError:  # nor can any other measure go on
+                raise
             except Exception as error:
                 failures[label] = f"{type(error).__name__}: {error}"
                 errors.append(error)

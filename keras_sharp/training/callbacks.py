@@ -6,8 +6,17 @@ import keras
 import numpy as np
 
 from keras_sharp.training.step import figures
+from keras_sharp.workers import Workers
 
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
+
+# They write what is the same on every worker, and decide nothing.
+_WRITERS = (
+    keras.callbacks.CSVLogger,
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.RemoteMonitor,
+    keras.callbacks.TensorBoard,
+)
 
 # Keras has no slot for the state of a callback: these are the fields that decide what it does next.
 _FIELDS = {
@@ -16,6 +25,31 @@ _FIELDS = {
     keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving"),
     keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
 }
+
+
+def of_worker(callbacks: Any, workers: Workers) -> Any:
+    """Returns the callbacks that this worker runs.
+
+    The chief alone runs those of Keras that only write, and those with a true `chief_only`.
+
+    Raises:
+        ValueError: If one can't run on several workers.
+    """
+    if workers.count == 1 or callbacks is None:
+        return callbacks
+    callbacks = [callback for callback in keras.tree.flatten(callbacks) if callback is not None]
+    if any(isinstance(callback, keras.callbacks.BackupAndRestore) for callback in callbacks):
+        raise ValueError(
+            "`callbacks` must not hold a BackupAndRestore on several workers: each would restore "
+            f"what another writes. Pass `checkpoint`. Received: {workers.count} workers"
+        )
+    if workers.is_chief:
+        return callbacks
+    return [
+        callback
+        for callback in callbacks
+        if not (isinstance(callback, _WRITERS) or getattr(callback, "chief_only", False))
+    ]
 
 
 def needs_every_batch(callback: keras.callbacks.Callback) -> bool:

@@ -1,5 +1,6 @@
 """The exact checkpoint of a training: one file, replaced at once."""
 
+import io
 import json
 import os
 import zipfile
@@ -29,20 +30,24 @@ def save(path: str, values: list[np.ndarray], state: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def load(path: str, shapes: list[tuple[int, ...]]) -> tuple[list[np.ndarray], dict[str, Any]]:
+def load(
+    path: str, shapes: list[tuple[int, ...]], content: bytes | None = None
+) -> tuple[list[np.ndarray], dict[str, Any]]:
     """Returns the values of the variables and the state.
 
     Args:
         path: A file that `save` wrote.
         shapes: Those of the variables.
+        content: What is in it, if that was read already.
 
     Raises:
         ValueError: If the file is damaged, something else, or of variables of other shapes.
     """
     try:
         # `np.load` leaves a file it opened itself open if it turns out to be damaged.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files}
+        opened = open(path, "rb") if content is None else io.BytesIO(content)
+        with opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
         state = json.loads(arrays["state"].tobytes())
         if state.pop("format") != _FORMAT:
             raise ValueError("it has another format")

@@ -69,7 +69,8 @@ class OwnWeights:
         self._own = [*forward.trainable, *forward.statistics, *slots]
         if len(self._replicas(self._own[0])) < strategy.num_replicas_in_sync:
             raise ValueError(
-                f"`communication` can't be {type(self).__name__} with several workers. Received: "
+                f"`communication` can't be {type(self).__name__} with several workers: it serves "
+                "the replicas of one process. Use `AllReduce()` there. Received: "
                 f"strategy={type(strategy).__name__}"
             )
 

@@ -2,14 +2,18 @@
 
 import json
 import os
+import pathlib
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_sharp.hashing import ArrayHash, joint_hash
 from keras_sharp.training import checkpoint
 from keras_sharp.training.callbacks import get_states, set_states
+from keras_sharp.workers import Workers
 
 
 class Record:
@@ -20,6 +24,7 @@ class Record:
         model: A built and compiled model whose `history` is that of the training.
         settings: What a training must have in common with the one it goes on with.
         parts: Callbacks and whatever else may have a state.
+        workers: Who trains together. The chief alone reads and writes the file.
 
     Attributes:
         epoch: Number of epochs finished.
@@ -37,10 +42,11 @@ class Record:
         model: keras.Model,
         settings: dict[str, Any],
         parts: list[Any],
+        workers: Workers,
     ):
         self.epoch, self.stopped = 0, False
         self.batch_losses = np.zeros(0, np.float32)
-        self._path = None if path is None else os.fspath(path)
+        self._path = path = None if path is None else os.fspath(path)
         self._model = model
         self._variables = [*model.variables, *model.optimizer.variables]
         # As they are read back: JSON makes lists of tuples.
@@ -48,13 +54,15 @@ class Record:
             json.dumps(settings, default=lambda thing: type(thing).__name__)
         )
         self._parts = parts
+        self._workers = workers
         self._values: list[np.ndarray] = []
         self._state: dict[str, Any] = {}
-        if self._path is not None:
-            _check_folder(self._path)
-        if self._path is not None and os.path.exists(self._path):
+        if path is not None and workers.from_chief("checkpoint", lambda: _exists(path)):
             shapes = [tuple(v.shape) for v in self._variables]
-            self._values, self._state = checkpoint.load(self._path, shapes)
+            content = None
+            if workers.count > 1:  # the others may not have the file
+                content = workers.from_chief("content", pathlib.Path(path).read_bytes)
+            self._values, self._state = checkpoint.load(path, shapes, content)
             self._check_settings(self._state["settings"])
             self.epoch, self.stopped = self._state["epoch"], self._state["stopped"]
             self.batch_losses = self._state["batch_losses"]
@@ -74,13 +82,17 @@ class Record:
         return ended and (self.stopped or self.epoch == epochs)
 
     def restore_variables(self, returned: bool = False) -> None:
-        """Sets the variables to what they were after the last epoch, or when `fit` returned."""
-        if not self._state:
-            return
-        # Only variables that callbacks changed at the very end are stored twice.
-        changed = dict(self._state["returned"]) if returned else {}
-        for i, variable in enumerate(self._variables):
-            variable.assign(changed.get(i, self._values[i]))
+        """Sets the variables to what they were after the last epoch, or when `fit` returned.
+
+        Raises:
+            ValueError: If the workers begin with variables that differ.
+        """
+        if self._state:
+            # Only variables that callbacks changed at the very end are stored twice.
+            changed = dict(self._state["returned"]) if returned else {}
+            for i, variable in enumerate(self._variables):
+                variable.assign(changed.get(i, self._values[i]))
+        self._check_same(lambda: [v.numpy() for v in self._variables])
 
     def restore_history(self) -> None:
         """Sets the History to what it was after the last epoch."""
@@ -99,12 +111,16 @@ class Record:
         Args:
             epoch: Number of epochs finished.
             batch_losses: Of the last of them.
+
+        Raises:
+            ValueError: If the variables of the workers differ; the file stays as it was.
         """
         self.epoch, self.batch_losses = epoch, batch_losses
         self.stopped = bool(self._model.stop_training)
         if self._path is None:
             return
         self._values = [v.numpy() for v in self._variables]
+        self._check_same(lambda: self._values)
         self._state = {
             "settings": self._settings,
             "epoch": epoch,
@@ -115,7 +131,7 @@ class Record:
             "parts": get_states(self._parts),
             "returned": None,
         }
-        checkpoint.save(self._path, self._values, self._state)
+        self._write()
 
     def end(self) -> None:
         """Notes in the file that `fit` returns, and the variables that callbacks changed for it."""
@@ -127,13 +143,25 @@ class Record:
             for i, (new, old) in enumerate(zip(values, self._values, strict=True))
             if new.tobytes() != old.tobytes()
         ]
-        checkpoint.save(self._path, self._values, self._state)
+        self._write()
 
     def last_logs(self) -> dict[str, Any] | None:
         """Returns the logs of the last epoch finished."""
         if not self._state:
             return None
         return {name: values[-1] for name, values in self._state["history"].items()}
+
+    def _write(self) -> None:
+        self._workers.from_chief(
+            "writing", lambda: checkpoint.save(self._path, self._values, self._state)
+        )
+
+    def _check_same(self, values: Callable[[], list[np.ndarray]]) -> None:
+        self._workers.check_same(
+            "The variables of model and optimizer",
+            lambda: joint_hash([ArrayHash(np.atleast_1d(value)) for value in values()]),
+            "Load or change them on all workers, in callbacks too, not on the chief alone.",
+        )
 
     def _check_settings(self, stored: dict[str, Any]) -> None:
         then, now = _flat(stored), _flat(self._settings)
@@ -153,6 +181,12 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         inner = isinstance(value, dict) and value
         flat |= _flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
     return flat
+
+
+def _exists(path: str) -> bool:
+    """Whether there is a file, in a folder that can be written to."""
+    _check_folder(path)
+    return os.path.exists(path)
 
 
 def _check_folder(path: str) -> None:

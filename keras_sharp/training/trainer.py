@@ -1,5 +1,7 @@
 """The training loop."""
 
+import functools
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sharp.arguments import integer, optional_integer
-from keras_sharp.training.callbacks import needs_every_batch, needs_noise, tell_of_steps
+from keras_sharp.hashing import ArrayHash
+from keras_sharp.training import preemption
+from keras_sharp.training.callbacks import (
+    needs_every_batch,
+    needs_noise,
+    of_worker,
+    tell_of_steps,
+)
 from keras_sharp.training.communication import AllReduce
 from keras_sharp.training.data import Batches, Examples
 from keras_sharp.training.divergence import check_losses, check_weights
@@ -22,9 +31,21 @@ from keras_sharp.training.own_weights import OwnWeights
 from keras_sharp.training.record import Record
 from keras_sharp.training.step import LOSS, SIZE, TERMS
 from keras_sharp.training.strategy import chain_of, choose_strategy
+from keras_sharp.workers import Workers
 
 History = keras.callbacks.History
 Data = Any  # a tuple of arrays, a tf.data.Dataset or a keras.utils.PyDataset
+
+
+def _watched(method: Callable) -> Callable:
+    """Makes a method say what to do when another worker is gone."""
+
+    @functools.wraps(method)
+    def run(self: "Trainer", *args: Any, **kwargs: Any) -> Any:
+        with self._workers.watched():
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 class Trainer:
@@ -37,6 +58,10 @@ class Trainer:
     replicas and micro-batches, and written once a step; each of these draws its own dropout masks.
 
     The model is compiled with optimizer, loss and metrics, so Keras callbacks find them there.
+
+    Under `tf.distribute.MultiWorkerMirroredStrategy` every worker runs the same program on the same
+    data, all of which it reads: the workers take their parts of each batch, so the batches are
+    those of one process. If a worker dies, or its process is stopped, the others raise an error.
 
     Args:
         model: A Keras model. On several replicas it must be created inside `strategy.scope()`.
@@ -57,6 +82,7 @@ class Trainer:
     Attributes:
         batch_losses: `(steps,)` float32, the losses of the batches of the last epoch, each at the
             weights before its step.
+        is_chief: Whether this process is the first of the workers, or the only one.
 
     Raises:
         ValueError: If model, optimizer and strategy don't fit, or the model overrides what this
@@ -106,8 +132,11 @@ class Trainer:
                 "`jit_compile` must not be True on several replicas. Received: strategy with "
                 f"{self.strategy.num_replicas_in_sync} replicas"
             )
+        self._workers = Workers(self.strategy)
+        self.is_chief = self._workers.is_chief
         self.model = model
         self.batch_losses = np.zeros(0, np.float32)
+        self._metrics = metrics, weighted_metrics
         self._gradient = gradient or Plain()
         self._communication = communication or AllReduce()
         self._micro_batch = optional_integer("micro_batch", micro_batch)
@@ -136,6 +165,7 @@ class Trainer:
             "micro_batch": self._micro_batch,
         }
 
+    @_watched
     def fit(
         self,
         data: Data,
@@ -165,6 +195,17 @@ class Trainer:
         `set_state(state)`. Not stored is the state of other callbacks and of a pipeline: a
         `tf.data.Dataset` that shuffles starts again with its first epoch.
 
+        Also with `checkpoint`, after a SIGTERM the running epoch is finished and saved before the
+        process ends, by `SystemExit`. A second one ends it at once, if the call of the graph in
+        which the first one came has returned; a worker that waits for another is ended by SIGKILL
+        alone. A program that handles SIGTERM itself goes on doing so.
+
+        Of several workers the chief alone reads and writes `checkpoint`, shows progress, and runs
+        the callbacks of Keras that only write (ModelCheckpoint, TensorBoard, CSVLogger,
+        RemoteMonitor) and those with an attribute `chief_only = True`. Others run on all workers,
+        with the same logs. All workers stop where a callback of one of them, or a SIGTERM to one,
+        says so.
+
         Args:
             data: `(x, y)` or `(x, y, sample_weight)` of arrays, or structures of arrays for several
                 inputs or outputs; they are kept on every device. Or a `tf.data.Dataset` or
@@ -187,7 +228,9 @@ class Trainer:
             ValueError: If data or settings are of no use, or the checkpoint is of another training.
             FloatingPointError: If the loss or, after an epoch, the weights are not finite; the
                 checkpoint stays that of the epoch before.
-            RuntimeError: If replicas with weights of their own wait in vain for each other.
+            RuntimeError: If replicas with weights of their own wait in vain for each other, or if
+                another worker has died or does something else.
+            SystemExit: After a SIGTERM, once the epoch is saved.
         """
         epochs = integer("epochs", epochs)
         seed = integer("seed", seed, least=0)
@@ -197,12 +240,16 @@ class Trainer:
         if validation_data is not None:
             largest = max(batch_size.values()) if isinstance(batch_size, Mapping) else batch_size
             validation = self._source(validation_data, largest, evaluation=True)
-        self._engine.noise = needs_noise(keras.tree.flatten(callbacks))
+        arguments = [epochs, seed, bool(shuffle), steps_per_call, checkpoint is None]
+        self._check_workers([source] if validation is None else [source, validation], arguments)
+        callbacks = of_worker(callbacks, self._workers)
+        noise = needs_noise(keras.tree.flatten(callbacks))
+        self._engine.noise = self._workers.any("noise", noise)
         self._engine.build(source.example)
         chain = keras.callbacks.CallbackList(
             callbacks,
             add_history=True,
-            add_progbar=verbose != 0,
+            add_progbar=verbose != 0 and self.is_chief,
             model=self.model,
             verbose=verbose,
             epochs=epochs,
@@ -220,7 +267,7 @@ class Trainer:
                 settings["replicas"] = self.strategy.num_replicas_in_sync
         schedules = [getattr(o, "_learning_rate", None) for o in chain_of(self.model.optimizer)]
         parts = [self._gradient, self._communication, *schedules, *chain.callbacks]
-        record = Record(checkpoint, self.model, settings, parts)
+        record = Record(checkpoint, self.model, settings, parts, self._workers)
         complete = record.is_complete(epochs)
         record.restore_variables(returned=complete)
         self.batch_losses = record.batch_losses
@@ -233,11 +280,12 @@ class Trainer:
         record.restore_history()
         record.restore_parts()
         every_batch = any(needs_every_batch(callback) for callback in chain.callbacks)
+        every_batch = self._workers.any("every batch", every_batch)
         calls = StepsPerCall(1 if every_batch else steps_per_call)
         logs, last = record.last_logs(), epochs
         if record.stopped:  # killed before the callbacks were told of the end
             self.model.stop_training, last = True, record.epoch
-        with self._engine.settled():
+        with self._engine.settled(), preemption.noticed(checkpoint is not None) as terminated:
             for epoch in range(record.epoch or self.model._initial_epoch or 0, last):
                 self.model.reset_metrics()
                 if (steps := source.steps_in(epoch)) != chain.params["steps"]:
@@ -252,15 +300,21 @@ class Trainer:
                         results = self._evaluate(validation, chain)
                         logs |= {f"val_{name}": value for name, value in results.items()}
                     chain.on_epoch_end(epoch, logs)
+                    stop = self._workers.any(f"epoch {epoch}", self.model.stop_training)
+                    self.model.stop_training = stop
                     record.save(epoch + 1, self.batch_losses)
+                if self._workers.any("termination", terminated()):
+                    raise SystemExit(preemption.STATUS)
                 if self.model.stop_training:
                     break
         # As in `fit`: an optimizer that averages the weights leaves the average in the model.
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         chain.on_train_end(logs)
         record.end()
+        self._workers.any("return", False)  # nobody before the chief's callbacks have written
         return self.model.history
 
+    @_watched
     def evaluate(
         self, data: Data, *, batch_size: int | None = None, verbose: int | str = 0
     ) -> dict[str, float]:
@@ -275,9 +329,10 @@ class Trainer:
             ValueError: If data or settings are of no use, or the model overrides `test_step`.
         """
         source = self._source(data, batch_size, evaluation=True)
+        self._check_workers([source], [])
         self._engine.build(source.example)
         chain = keras.callbacks.CallbackList(
-            add_progbar=verbose != 0,
+            add_progbar=verbose != 0 and self.is_chief,
             model=self.model,
             verbose=verbose,
             epochs=1,
@@ -312,7 +367,8 @@ class Trainer:
             logs = self._logs(means[LOSS], terms)
             tell_of_steps(chain.callbacks, rows)
             chain.on_train_batch_end(first + len(rows) - 1, logs)
-            if self.model.stop_training:
+            if self._workers.any(f"epoch {epoch}, batch {first}", self.model.stop_training):
+                self.model.stop_training = True
                 break
         # The loss of a step is that before it: of the last one the weights alone tell.
         check_weights(bool(step.all_finite()), rows[-1], epoch, first + len(rows))
@@ -350,7 +406,9 @@ class Trainer:
             started = time.perf_counter()
             count = calls.count
             rows = source.run(loop, count)
-            calls.took(len(rows), time.perf_counter() - started)
+            # The workers must agree on the next count, and so on how long this call took.
+            seconds = self._workers.gather(f"batch {done}", time.perf_counter() - started)
+            calls.took(len(rows), max(seconds))
             if rows[:, loop.step.bad_labels].any():
                 raise ValueError(
                     "Labels must be integers between 0 and the number of classes - 1, those of a "
@@ -374,6 +432,22 @@ class Trainer:
         results = {name: np.asarray(v) for name, v in self.model.get_metrics_result().items()}
         results = {name: v.item() if v.ndim == 0 else v for name, v in results.items()}
         return logs | {name: v for name, v in results.items() if name not in logs}
+
+    def _check_workers(self, sources: list[Examples | Batches], arguments: list[Any]) -> None:
+        def described():
+            leaves = [keras.tree.flatten(source.example) for source in sources]
+            first = [[ArrayHash(np.asarray(leaf)).hexdigest() for leaf in each] for each in leaves]
+            given = [*arguments, self._settings, describe(self._metrics), first]
+            given += [source.describe() for source in sources]
+            given.append(describe_model(self.model))
+            return json.dumps(given, default=lambda thing: type(thing).__name__)
+
+        self._workers.check_same(
+            "Model, `data` and the other arguments",
+            described,
+            "Each worker reads all the data, and takes its own part of a batch. Give pipelines "
+            "that shuffle a seed.",
+        )
 
     def _source(
         self, data: Data, batch_size: int | None, evaluation: bool = False
