@@ -4,12 +4,13 @@ import argparse
 import contextlib
 import time
 
+import agent_file
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 from pointnav_settings import make_agent, make_environment
-from run_folder import RunFolder, read_arrays, write_arrays
+from run_folder import RunFolder
 from run_progress import Display
 
 from keras_sharp.measures.noise_scale import unbiased
@@ -73,7 +74,7 @@ class PointNavTraining:
 
     def run(self) -> None:
         """Trains until the last update."""
-        self._restore()
+        self.history = agent_file.restore(self._file, self._agent.variables, COLUMNS)
         self.display.plan.left[self._kind] = self.updates - len(self.history)
         if len(self.history) < self.updates:
             self.display.show(self.name, "making maps, compiling")
@@ -121,7 +122,7 @@ class PointNavTraining:
                 moment = self._update(update, collector, moment)
                 environment.swap_scenes(moment.state)
                 if (update + 1) % settings.save_every == 0 or update + 1 == self.updates:
-                    self._save()
+                    agent_file.save(self._file, self._agent.variables, self.history)
                     # Only now, or a training that goes on from here would write them again.
                     self._write(writer, self.history[done:])
                     done = update + 1
@@ -205,25 +206,6 @@ class PointNavTraining:
                     if name != "frames" and np.isfinite(value):
                         tf.summary.scalar(name, value)
         writer.flush()
-
-    def _restore(self) -> None:
-        if not self._file.exists():
-            return
-        *values, history = read_arrays(self._file)
-        variables = self._agent.variables
-        if [each.shape for each in values] != [tuple(each.shape) for each in variables]:
-            raise SystemExit(
-                f"{self._file} is of another network. Delete it, and its training is done again."
-            )
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-        self.history = [dict(zip(COLUMNS, map(float, row), strict=True)) for row in history]
-
-    def _save(self) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        values = [keras.ops.convert_to_numpy(each) for each in self._agent.variables]
-        history = np.array([list(each.values()) for each in self.history])
-        write_arrays(self._file, [*values, history])
 
 
 def mean(values: ArrayLike, weights: ArrayLike | None = None) -> float:

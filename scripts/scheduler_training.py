@@ -4,9 +4,10 @@ import argparse
 import dataclasses
 import time
 
+import agent_file
 import keras
 import numpy as np
-from run_folder import RunFolder, read_arrays, write_arrays
+from run_folder import RunFolder
 from run_progress import Display
 
 from keras_sharp.rl import PPO, play_episodes
@@ -89,7 +90,7 @@ class SchedulerTraining:
 
     def run(self) -> None:
         """Trains until the last epoch."""
-        self._restore()
+        self.history = agent_file.restore(self._file, self._agent.variables, COLUMNS)
         settings, what, kind = self.settings, f"{self.mode} backfilling", (self.mode, "epoch")
         self.display.plan.left[kind] = settings.epochs - len(self.history)
         if len(self.history) < settings.epochs:
@@ -117,7 +118,7 @@ class SchedulerTraining:
             began = time.perf_counter()
             starts = easy if epoch < settings.filter_epochs else self.starts
             self.history.append(self._epoch(epoch, starts, scores))
-            self._save()
+            agent_file.save(self._file, self._agent.variables, self.history)
             self.display.plan.done(kind, time.perf_counter() - began)
             now = self.history[-1]
             detail = (
@@ -175,22 +176,3 @@ class SchedulerTraining:
                 f"--filter lets no sequence pass: {error}. Choose other bounds, or "
                 "--filter-epochs 0."
             ) from error
-
-    def _restore(self) -> None:
-        if not self._file.exists():
-            return
-        *values, history = read_arrays(self._file)
-        variables = self._agent.variables
-        if [each.shape for each in values] != [tuple(each.shape) for each in variables]:
-            raise SystemExit(
-                f"{self._file} is of other networks. Delete it, and its training is done again."
-            )
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-        self.history = [dict(zip(COLUMNS, map(float, row), strict=True)) for row in history]
-
-    def _save(self) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        values = [keras.ops.convert_to_numpy(each) for each in self._agent.variables]
-        history = np.array([list(each.values()) for each in self.history])
-        write_arrays(self._file, [*values, history])
