@@ -375,7 +375,6 @@ class Objective:
             for batch in batches:
                 yield function(*arguments, batch), batch
             return
-        [name] = [name for name, each in vars(self._pass).items() if each is function]
         rounds = iter(lambda: list(itertools.islice(batches, replicas)), [])
         for number, own in enumerate(rounds):
             # A replica without a batch of its own repeats the last one; its result is left out.
@@ -384,15 +383,16 @@ class Objective:
                 lambda context: slots[context.replica_id_in_sync_group]  # noqa: B023
             )
             results = self._strategy.run(function, args=(*arguments, distributed))
-            what = f"`{name}` of {self._loss_text()}, round {number}"
-            local = self._of_all_replicas(what, results, arguments)
+            local = self._of_all_replicas(results, function, arguments, number)
             for slot, batch in enumerate(own):
                 yield (
                     keras.tree.map_structure_up_to(results, lambda each: each[slot], local),  # noqa: B023
                     batch,
                 )
 
-    def _of_all_replicas(self, what: str, results: Any, arguments: tuple) -> Any:
+    def _of_all_replicas(
+        self, results: Any, function: Callable, arguments: tuple, number: int
+    ) -> Any:
         """Returns, for each result, what it is on every replica of all workers, in their order.
 
         Raises:
@@ -401,6 +401,10 @@ class Objective:
         local = keras.tree.map_structure(self._strategy.experimental_local_results, results)
         if self._workers.count == 1:
             return local
+        [name] = [name for name, each in vars(self._pass).items() if each is function]
+        # The loss is known once a value was computed.
+        loss = " + ".join(f"{t.weight} {t.loss} ({t.reduction})" for t in self._pass.terms)
+        what = f"`{name}` of {loss}, round {number}"
         arrays = keras.tree.map_structure(lambda each: each.numpy(), local)
         at = joint_hash([ArrayHash(each.numpy()) for each in arguments if each is not None])
         places, parts = zip(*self._workers.gather(what, (at, arrays)), strict=True)
@@ -413,10 +417,6 @@ class Objective:
         return keras.tree.map_structure_up_to(
             results, lambda *each: [tf.convert_to_tensor(a) for part in each for a in part], *parts
         )
-
-    def _loss_text(self) -> str:
-        """What the loss is; known once a value was computed."""
-        return " + ".join(f"{t.weight} {t.loss} ({t.reduction})" for t in self._pass.terms)
 
     def _summed(self, function: Any, *arguments: Any) -> tuple[float, np.ndarray]:
         """Returns `f` and the sum of what `function` returns beside it."""
