@@ -9,6 +9,8 @@ from keras_sharp.rl.navigation.geodesics import geodesic_fields
 from keras_sharp.rl.navigation.geometry import CELL
 from keras_sharp.rl.navigation.room_map import room_map
 
+_MAPS = 100  # drawn for a scene before it is given up
+
 
 class Scene(NamedTuple):
     """A map and its episodes, from which environments draw uniformly.
@@ -48,11 +50,11 @@ class SceneRecipe(NamedTuple):
     distances: tuple[float, float] = (1.0, 30.0)
 
     def make(self, seed: int | list[int]) -> Scene:
-        """Returns the scene of a seed.
+        """Returns the scene of a seed: on the first map drawn that has room for it.
 
         Raises:
-            ValueError: If an argument is out of range, a map has too few cells for the goals, or
-                no start at such a distance.
+            ValueError: If an argument is out of range, or each of a hundred maps has too few cells
+                for the goals, or no start at such a distance.
         """
         count, episodes = integer("goals", self.goals), integer("episodes", self.episodes)
         least, most = self.distances
@@ -63,24 +65,31 @@ class SceneRecipe(NamedTuple):
                 f"distances={self.distances}"
             )
         random = np.random.default_rng(seed)
-        free = room_map(self.cells, room=self.room, door=self.door, seed=random)
-        goals = _clear_cells(free)
-        if len(goals) < count:
+        roomiest = 0
+        for _ in range(_MAPS):
+            free = room_map(self.cells, room=self.room, door=self.door, seed=random)
+            goals = _clear_cells(free)
+            roomiest = max(roomiest, len(goals))
+            if len(goals) < count:
+                continue
+            goals = random.choice(goals, count, replace=False)
+            fields = geodesic_fields(free, goals)
+            targets, rows, columns = np.nonzero((fields >= least) & (fields <= most))
+            if targets.size:
+                chosen = random.integers(targets.size, size=episodes)
+                starts = np.stack([columns, rows], axis=1)[chosen]
+                return Scene(
+                    free, _centres(goals[:, ::-1]), fields, _centres(starts), targets[chosen]
+                )
+        if roomiest < count:
             raise ValueError(
                 "`goals` must be at most the number of cells that touch no wall, "
-                f"{len(goals)} in one of the maps. Received: goals={self.goals}"
+                f"{roomiest} in the roomiest of {_MAPS} maps. Received: goals={self.goals}"
             )
-        goals = random.choice(goals, count, replace=False)
-        fields = geodesic_fields(free, goals)
-        targets, rows, columns = np.nonzero((fields >= least) & (fields <= most))
-        if not targets.size:
-            raise ValueError(
-                "`distances` must be such that an episode fits into a map. Received: "
-                f"distances={self.distances} with cells={self.cells}"
-            )
-        chosen = random.integers(targets.size, size=episodes)
-        starts = np.stack([columns, rows], axis=1)[chosen]
-        return Scene(free, _centres(goals[:, ::-1]), fields, _centres(starts), targets[chosen])
+        raise ValueError(
+            "`distances` must be such that an episode fits into a map. Received: "
+            f"distances={self.distances} with cells={self.cells}"
+        )
 
 
 def _clear_cells(free: np.ndarray) -> np.ndarray:

@@ -3,7 +3,8 @@ import pytest
 import tensorflow as tf
 
 from keras_sharp.rl.navigation import PointGoalEnvironment
-from keras_sharp.rl.navigation.geometry import HEADINGS
+from keras_sharp.rl.navigation.geometry import CELL, HEADINGS
+from keras_sharp.rl.navigation.scene import SceneRecipe
 
 SMALL = {"cells": 14, "room": 5, "door": 2, "goals": 4, "episodes": 32, "size": 4}
 
@@ -202,6 +203,17 @@ def cells(positions):
 def test_bad_arguments_say_so(arguments, message):
     with pytest.raises(ValueError, match=message):
         small(**arguments)
+
+
+def test_maps_without_room_for_the_goals_are_passed_over():
+    """Of these maps one in twelve has 46 cells that touch no wall, the others have 25."""
+    scenes = [SceneRecipe(cells=12, room=4, door=2, goals=40).make(seed) for seed in range(5)]
+    for scene in scenes:
+        columns, rows = (scene.goals / CELL).astype(int).T
+        around = [
+            scene.free[r - 1 : r + 2, c - 1 : c + 2] for r, c in zip(rows, columns, strict=True)
+        ]
+        assert len({*zip(rows, columns, strict=True)}) == 40 and np.all(around)
 
 
 def test_bad_actions_say_so(environment):
