@@ -153,25 +153,36 @@ def show(
     test: np.ndarray,
     console: rich.console.Console,
 ) -> None:
-    """Prints the table, and writes it and all that it was made of."""
+    """Prints the tables, and writes them and all that they were made of."""
     _, sign = SCORES[settings.score]
     title = (
         f"{settings.score.replace('_', ' ').capitalize()}, {'higher' if sign > 0 else 'lower'} is "
         f"better: mean ± standard deviation of {len(test)} sequences of {settings.length} jobs. "
         "The learned policies take what they find likeliest"
     )
-    head = ["", *(f"{mode} backfilling" for mode in MODES)]
-    rows = [
-        [name, *(_cell(values.get(mode)) for mode in MODES)] for name, values in measured.items()
-    ]
-    table = rich.table.Table(*head, title=title, box=rich.box.SIMPLE)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    rows = {name: [_cell(values.get(mode)) for mode in MODES] for name, values in measured.items()}
+    paired = {
+        name: [_difference(measured[LEARNED].get(mode), values[mode]) for mode in MODES]
+        for name, values in measured.items()
+        if name != LEARNED
+    }
+    tables = {
+        title: rows,
+        "Learned less each rule, sequence by sequence: mean ± its standard error, as if sequences "
+        "did not overlap": paired,
+    }
     stem = settings.output / f"table-{settings.score}"
-    lines = [head, ["---"] * len(head), *rows]
-    lines = [f"| {' | '.join(line)} |" for line in lines]
-    write(stem.with_suffix(".md"), "\n".join([f"{title}.", "", *lines, ""]))
+    text = []
+    for caption, each in tables.items():
+        head = ["", *(f"{mode} backfilling" for mode in MODES)]
+        table = rich.table.Table(*head, title=caption, box=rich.box.SIMPLE)
+        lines = [[name, *cells] for name, cells in each.items()]
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
+        text += [f"{caption}.", ""]
+        text += [f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines]] + [""]
+    write(stem.with_suffix(".md"), "\n".join(text))
     made = {
         "settings": vars(settings),
         "versions": versions(),
@@ -189,8 +200,18 @@ def show(
 def _cell(values: np.ndarray | None) -> str:
     if values is None:
         return "not trained"
-    spread = values.std(ddof=1) if len(values) > 1 else float("nan")
-    return f"{values.mean():.2f} ± {spread:.2f}"
+    return f"{values.mean():.2f} ± {_spread(values):.2f}"
+
+
+def _difference(learned: np.ndarray | None, others: np.ndarray) -> str:
+    if learned is None:
+        return "not trained"
+    less = learned - others
+    return f"{less.mean():+.2f} ± {_spread(less) / len(less) ** 0.5:.2f}"
+
+
+def _spread(values: np.ndarray) -> float:
+    return values.std(ddof=1) if len(values) > 1 else float("nan")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import statistics
 
 import keras
 import numpy as np
@@ -44,6 +45,12 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(run):
         }
     assert found[0]["scores"] == found[1]["scores"]
     assert set(found[0]["scores"]["SJF"]) == {"with", "without"}
+    learned, sjf = (np.array(found[0]["scores"][name]["with"]) for name in ("learned", "SJF"))
+    text = (output / "table-bounded_slowdown.md").read_text()
+    paired = text.partition("Learned less each rule")[2].partition("| SJF | ")[2].splitlines()[0]
+    cells = dict(zip(("without", "with"), paired.split(" | "), strict=True))
+    error = statistics.stdev(learned - sjf) / 3**0.5
+    assert cells["with"].strip(" |") == f"{np.mean(learned - sjf):+.2f} ± {error:.2f}"
     assert len(found[0]["scores"]["learned"]["with"]) == 3
     keras.saving.load_model(output / "scheduler" / "trial-1" / "with.keras")
 
