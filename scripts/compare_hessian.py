@@ -6,20 +6,33 @@
 The second half needs an environment of its own with `pip install curvlinops-for-pytorch scipy`;
 nothing of this project is imported there. C1 is trained for one epoch on CIFAR-10, to be away from
 its initial weights; the loss is the mean cross-entropy of 1,024 training images, with
-BatchNormalization's moving statistics.
+BatchNormalization's moving statistics. A file that is there already keeps its weights and images.
+
+Two losses agree within 1e-5 of their size. Two eigenvalues agree if they are no further apart than
+their residuals add up to, as each is within its residual of an eigenvalue of the Hessian; a
+residual counts as no less than 1e-4 of its eigenvalue, which is what both solvers are asked for.
+Two traces agree within three standard errors of their difference. `compare` says which numbers
+agree, and ends with 1 if any differs.
 """
 
 import argparse
 import os
+import sys
 
 import numpy as np
 
 IMAGES, PAIRS, MATVECS, SEED = 1024, 3, 90, 0
+TOLERANCE = 1e-4  # of both solvers, relative to each eigenvalue
+LOSS_TOLERANCE = 1e-5  # one library adds up in float32
+FOUND = "keras_sharp/"  # the numbers' names in the file begin so
 EPSILON = 1e-5  # of BatchNormalization, as in the paper's networks here; Keras's own is 1e-3
 
 
 def export(file: str, data_dir: str | None) -> None:
-    """Prints the top eigenvalues and the trace; trains C1 first if the file is not there."""
+    """Prints the top eigenvalues and the trace, and adds them to the file.
+
+    Trains C1 first and writes the file, if it is not there.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
@@ -35,47 +48,110 @@ def export(file: str, data_dir: str | None) -> None:
         arrays = dict(zip(names, model.get_weights(), strict=True))
         order = [variable.path for variable in model.trainable_variables]
         images = {"x": data.x_train[:IMAGES], "y": data.y_train[:IMAGES]}
-        np.savez(file, order=order, **images, **arrays)
-    with np.load(file) as arrays:
-        model.set_weights([arrays[name] for name in names])
-        images = arrays["x"], arrays["y"]
+        write(file, {"order": np.array(order), **images, **arrays})
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    model.set_weights([arrays[name] for name in names])
 
-    objective = keras_sharp.Objective(model, images, loss, batch_size=256)
-    print(f"loss {objective.value():.6f}")
-    found = keras_sharp.hessian_eigenvalues(objective, k=PAIRS, tolerance=1e-4, seed=SEED)
-    for value, residual in zip(found.eigenvalues, found.residuals, strict=True):
-        print(f"eigenvalue {value:.4f}, residual {residual:.2g}")
+    objective = keras_sharp.Objective(model, (arrays["x"], arrays["y"]), loss, batch_size=256)
+    found = {"loss": objective.value()}
+    eigen = keras_sharp.hessian_eigenvalues(objective, k=PAIRS, tolerance=TOLERANCE, seed=SEED)
+    found |= {"eigenvalues": eigen.eigenvalues, "residuals": eigen.residuals}
     trace = keras_sharp.hessian_trace(objective, probes=MATVECS // 3, seed=SEED)
-    print(f"trace {trace.value:.2f} ± {trace.standard_error:.2g} ({trace.products} products)")
+    found |= {"trace": trace.value, "standard_error": trace.standard_error}
+    show(found)
+    print(f"({eigen.products} and {trace.products} products)")
+    write(file, arrays | {FOUND + name: np.asarray(value) for name, value in found.items()})
 
 
-def compare(file: str) -> None:
-    """Builds C1 in PyTorch from the file, and prints what curvlinops and SciPy find."""
+def write(file: str, arrays: dict[str, np.ndarray]) -> None:
+    """Writes a file .npz, whole or not at all."""
+    with open(f"{file}.part", "wb") as stream:
+        np.savez(stream, **arrays)
+    os.replace(f"{file}.part", file)
+
+
+def show(found: dict) -> None:
+    """Prints the numbers of one library."""
+    print(f"loss {found['loss']:.6f}")
+    for value, residual in zip(found["eigenvalues"], found["residuals"], strict=True):
+        print(f"eigenvalue {value:.4f}, residual {residual:.2g}")
+    print(f"trace {found['trace']:.2f} ± {found['standard_error']:.2g}")
+
+
+def compare(file: str) -> int:
+    """Sets what curvlinops and SciPy find beside what the file holds; returns 1 if it differs."""
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    keras_sharp = {
+        name.removeprefix(FOUND): arrays.pop(name) for name in list(arrays) if FOUND in name
+    }
+    if not keras_sharp:
+        raise SystemExit(
+            f"{file} holds weights and images, and no numbers to compare with: run "
+            f"`compare_hessian.py export {file}` first, which measures and adds them."
+        )
+    print("keras-sharp")
+    show(keras_sharp)
+    print("curvlinops")
+    curvlinops = measure_torch(arrays)
+    show(curvlinops)
+    verdicts = agreement(keras_sharp, curvlinops)
+    for name, apart, allowed in verdicts:
+        word = "agree" if apart <= allowed else "differ"
+        print(f"{name}: {word}, {apart:.2g} apart, {allowed:.2g} allowed")
+    return 0 if all(apart <= allowed for _, apart, allowed in verdicts) else 1
+
+
+def agreement(one: dict, other: dict) -> list[tuple[str, float, float]]:
+    """Returns of each number its name, how far apart the two are, and how far they may be."""
+    verdicts = [
+        ("loss", abs(one["loss"] - other["loss"]), LOSS_TOLERANCE * abs(one["loss"])),
+    ]
+    bounds = [
+        np.maximum(found["residuals"], TOLERANCE * np.abs(found["eigenvalues"]))
+        for found in (one, other)
+    ]
+    apart = np.abs(one["eigenvalues"] - other["eigenvalues"])
+    for number, (distance, allowed) in enumerate(zip(apart, sum(bounds), strict=True), start=1):
+        verdicts.append((f"eigenvalue {number}", distance, allowed))
+    error = np.hypot(one["standard_error"], other["standard_error"])
+    return [*verdicts, ("trace", abs(one["trace"] - other["trace"]), 3 * error)]
+
+
+def measure_torch(arrays: dict[str, np.ndarray]) -> dict:
+    """Builds C1 in PyTorch from weights and images, and returns what curvlinops and SciPy find."""
     import scipy.sparse.linalg
     import torch
     from curvlinops import HessianLinearOperator
 
     torch.manual_seed(SEED)
-    with np.load(file) as arrays:
-        stored = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "order"}
-        order = [str(name) for name in arrays["order"]]
+    order = [str(name) for name in arrays["order"]]
+    stored = {name: torch.from_numpy(each) for name, each in arrays.items() if name != "order"}
     model = make_torch(stored, order)
     x, y = stored["x"].permute(0, 3, 1, 2).contiguous(), stored["y"].long()
     loss = torch.nn.CrossEntropyLoss()
     with torch.no_grad():
-        print(f"loss {loss(model(x), y):.6f}")
+        found = {"loss": loss(model(x), y).item()}
     parameters = [p for p in model.parameters() if p.requires_grad]
     operator = HessianLinearOperator(model, loss, parameters, [(x, y)]).to_scipy()
-    values, vectors = scipy.sparse.linalg.eigsh(operator, PAIRS, which="LA", tol=1e-4)
-    for value, vector in sorted(zip(values, vectors.T, strict=True), key=lambda pair: -pair[0]):
-        residual = np.linalg.norm(operator @ vector - value * vector)
-        print(f"eigenvalue {value:.4f}, residual {residual:.2g}")
+    start = np.random.default_rng(SEED).standard_normal(operator.shape[0]).astype("float32")
+    values, vectors = scipy.sparse.linalg.eigsh(
+        operator, PAIRS, which="LA", v0=start, tol=TOLERANCE
+    )
+    order = np.argsort(-values)
+    values, vectors = values[order].astype("float64"), vectors[:, order]
+    residuals = [
+        np.linalg.norm(operator @ vector - value * vector)
+        for value, vector in zip(values, vectors.T, strict=True)
+    ]
+    found |= {"eigenvalues": values, "residuals": np.array(residuals)}
     random, samples = np.random.default_rng(SEED), []
     for _ in range(MATVECS):
         probe = random.choice([-1.0, 1.0], operator.shape[0]).astype("float32")
-        samples.append(probe @ (operator @ probe))
+        samples.append(float(probe @ (operator @ probe)))
     error = np.std(samples, ddof=1) / np.sqrt(MATVECS)
-    print(f"trace {np.mean(samples):.2f} ± {error:.2g} (Hutchinson, {MATVECS} products)")
+    return found | {"trace": np.mean(samples), "standard_error": error}
 
 
 def make_torch(stored: dict, order: list[str]):
@@ -115,7 +191,7 @@ def make_torch(stored: dict, order: list[str]):
     return C1().eval()
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -125,9 +201,9 @@ def main() -> None:
     settings = parser.parse_args()
     if settings.half == "export":
         export(settings.file, settings.data_dir)
-    else:
-        compare(settings.file)
+        return 0
+    return compare(settings.file)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
