@@ -149,6 +149,8 @@ def footnotes(
         "training examples for every method. Seconds are those of a whole training, tracing "
         "included."
     )
+    if {"sam", "asam"} & {case.method for study in studies for case in study.cases}:
+        yield 'sam and asam are those of the whole batch, per="batch".'
     for study in studies:
         sizes = {part: len(y) for part, (_, y) in study.parts.items()}
         yield (

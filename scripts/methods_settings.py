@@ -15,7 +15,8 @@ VALIDATION_SHARE = 0.2
 # the units differ: a step of LARS or SNGM is a length, a step of SGD is not.
 GRID = (0.25, 1.0, 4.0)
 _SGD = 0.05
-_OWN = {"lars_legw": 1.0, "lamb_legw": 1e-3, "sngm": 0.01, "auto_wu": 1e-3, "conservative": 4e-3}
+_OWN = {"lars_legw": 1.0, "lamb_legw": 1e-3, "sngm": 0.01, "adamp": 1e-3}
+_OWN |= {"auto_wu": 1e-3, "conservative": 4e-3}
 RATES = {method: _OWN.get(method, _SGD) for method in METHODS}
 
 
@@ -57,7 +58,7 @@ def small_network(
 
 
 # All are images whose grey levels are between 0 and 1, and attacked ones stay there.
-_ATTACKS = {name: {"clip": (0.0, 1.0)} for name in ("adversarial", "con_adv")}
+_ATTACKS = {name: {"clip": (0.0, 1.0)} for name in ("adversarial", "dis_adv", "con_adv")}
 # Statistics that lag behind the weights would count against large batches, and they are what
 # attacks see: hence their momentum.
 DATASETS = {

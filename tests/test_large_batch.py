@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_sharp import large_batch
 from keras_sharp.layers import GhostBatchNormalization, SplitBatchNormalization
-from keras_sharp.training import SAM, Conservative
+from keras_sharp.training import ASAM, SAM, Conservative, DisAdv
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 TRAINING = {"base_batch_size": 10, "learning_rate": 0.1, "examples": 100, "epochs": 10}
@@ -36,6 +36,7 @@ def rates(recipe, steps):
         ("lars_legw", {"warmup_epochs": 0.8}, [0, ROOT / 8, 3 * ROOT / 8, ROOT]),
         ("lamb_legw", {"warmup_epochs": 0.8}, [0, ROOT / 8, 3 * ROOT / 8, ROOT]),
         ("sngm", {}, [ROOT] * 4),
+        ("adamp", {}, [ROOT] * 4),
         # Ten of 20 steps from 0.001 to 100.
         ("auto_wu", {}, [1e-3, 1e-3 * 10**0.5, 1e-3 * 10**1.5, 1e-3 * 10**4]),
         ("conservative", {}, [1.0] * 4),
@@ -94,16 +95,35 @@ def test_batches_that_grow():
 def test_what_is_added():
     made = {name: method(LARGE, **TRAINING) for name, method in large_batch.METHODS.items()}
     assert isinstance(made["sam"].gradient, SAM) and made["sam"].gradient.rho == 0.05
+    assert isinstance(made["asam"].gradient, ASAM) and made["asam"].gradient.eta == 0.01
+    for name in ("sam", "asam"):
+        rule = large_batch.METHODS[name](LARGE, **TRAINING, per="part", every=3).gradient
+        assert (rule.per, rule.every, made[name].gradient.per) == ("part", 3, "batch")
     assert isinstance(made["conservative"].gradient, Conservative)
     assert made["conservative"].gradient.learning_rate == 0.1
     assert made["con_adv"].gradient.tau == 1 and made["con_adv"].gradient.branch == "adversarial"
-    for name in ("adversarial", "con_adv"):
+    assert type(made["dis_adv"].gradient) is DisAdv
+    for name in ("adversarial", "dis_adv", "con_adv"):
         assert made[name].gradient.attack.clip is None
         recipe = large_batch.METHODS[name](LARGE, **TRAINING, clip=(0, 1))
         assert recipe.gradient.attack.clip == (0.0, 1.0)
     assert [name for name, each in made.items() if each.averages_from is not None] == ["swa"]
     assert made["swa"].averages_from == 7
     assert len({id(each.optimizer) for each in made.values()}) == len(made)
+
+
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [("plain", {}), ("square_root", {"optimizer": "adam"}), ("growing_batch", {}), ("swa", {})]
+    + [(name, {}) for name in ("warm_start", "lars_legw", "lamb_legw", "sngm", "adamp", "auto_wu")],
+)  # fmt: skip
+def test_who_is_decayed_does_not_depend_on_the_method(method, own):
+    recipe = large_batch.METHODS[method](LARGE, **TRAINING, **own, weight_decay=0.1)
+    names = ("kernel", "bias", "gamma", "scale", "scaled_kernel")
+    variables = [keras.Variable(np.ones((2, 2)), name=name) for name in names]
+    recipe.optimizer.build(variables)
+    decayed = [recipe.optimizer._use_weight_decay(v.value) for v in variables]
+    assert decayed == [True, False, False, False, True]
 
 
 @pytest.fixture
@@ -128,7 +148,8 @@ def data():
 
 @pytest.mark.parametrize("name", large_batch.METHODS)
 def test_each_trains(name, net, data):
-    kinds = {"ghost_batch_norm": GhostBatchNormalization, "con_adv": SplitBatchNormalization}
+    kinds = {"ghost_batch_norm": GhostBatchNormalization}
+    kinds |= dict.fromkeys(("dis_adv", "con_adv"), SplitBatchNormalization)
     shape = (2, 2, 1) if name == "augmentation" else (4,)
     x, y = data
     model, data = net(shape, name in kinds), (x.reshape(-1, *shape), y)

@@ -19,14 +19,16 @@ from collections.abc import Callable
 
 from keras_sharp.large_batch.additions import (
     adversarial,
+    asam,
     augmentation,
     con_adv,
     conservative,
+    dis_adv,
     ghost_batch_norm,
     sam,
     swa,
 )
-from keras_sharp.large_batch.optimizers import auto_wu, lamb_legw, lars_legw, sngm
+from keras_sharp.large_batch.optimizers import adamp, auto_wu, lamb_legw, lars_legw, sngm
 from keras_sharp.large_batch.phases import growing_batch, post_local_sgd, warm_start
 from keras_sharp.large_batch.rates import linear_warm_up, plain, square_root
 from keras_sharp.large_batch.recipe import Recipe
@@ -41,9 +43,12 @@ METHODS: dict[str, Callable[..., Recipe]] = {
         lars_legw,
         lamb_legw,
         sngm,
+        adamp,
         auto_wu,
         sam,
+        asam,
         adversarial,
+        dis_adv,
         con_adv,
         conservative,
         augmentation,

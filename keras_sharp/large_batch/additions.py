@@ -14,21 +14,53 @@ from keras_sharp.layers import (
     with_ghost_batch_normalization,
     with_split_batch_normalization,
 )
-from keras_sharp.training import FGSM, PGD, SAM, Adversarial, ConAdv, Conservative
+from keras_sharp.training import ASAM, FGSM, PGD, SAM, Adversarial, ConAdv, Conservative, DisAdv
 
 
-def sam(batch_size: int, *, rho: float = 0.05, **training: Any) -> Recipe:
+def sam(
+    batch_size: int, *, rho: float = 0.05, per: str = "batch", every: int = 1, **training: Any
+) -> Recipe:
     """Adds to `linear_warm_up` that a step follows the gradient at the worst weights nearby.
 
     Args:
         batch_size: Examples of a step.
         rho: Radius of the neighbourhood, in the units of the weights.
+        per: `"batch"`: one perturbation for the whole batch, which does less the larger it is.
+            `"part"`: one for each part, with `fit(..., micro_batch=m)` of `m` examples.
+        every: Looks ahead in every so manieth step only.
         **training: The other arguments of `linear_warm_up`.
 
     References:
         - [Foret et al., 2021](https://arxiv.org/abs/2010.01412)
     """
-    return _added("sam", linear_warm_up(batch_size, **training), gradient=SAM(rho))
+    rule = SAM(rho, per=per, every=every)
+    return _added("sam", linear_warm_up(batch_size, **training), gradient=rule)
+
+
+def asam(
+    batch_size: int,
+    *,
+    rho: float = 0.5,
+    eta: float = 0.01,
+    per: str = "batch",
+    every: int = 1,
+    **training: Any,
+) -> Recipe:
+    """Is `sam` in units of the size of each weight, so that rescaled layers change nothing.
+
+    Args:
+        batch_size: Examples of a step.
+        rho: Radius of the neighbourhood, relative to the weights.
+        eta: Keeps weights near 0 from standing still.
+        per: As in `sam`.
+        every: As in `sam`.
+        **training: The other arguments of `linear_warm_up`.
+
+    References:
+        - [Kwon et al., 2021](https://arxiv.org/abs/2102.11600)
+    """
+    rule = ASAM(rho, eta, per=per, every=every)
+    return _added("asam", linear_warm_up(batch_size, **training), gradient=rule)
 
 
 def adversarial(
@@ -55,15 +87,14 @@ def adversarial(
     return _added("adversarial", linear_warm_up(batch_size, **training), gradient=rule)
 
 
-def con_adv(
+def dis_adv(
     batch_size: int,
     *,
     epsilon: float | Sequence[float] = 1 / 255,
     clip: tuple[float, float] | None = None,
-    tau: int = 1,
     **training: Any,
 ) -> Recipe:
-    """Adds to `linear_warm_up` the loss of inputs attacked at weights a few steps old.
+    """Adds to `linear_warm_up` the loss of attacked inputs, normalised apart from the clean ones.
 
     BatchNormalization becomes `SplitBatchNormalization`, so the model that is trained is a copy.
 
@@ -72,7 +103,35 @@ def con_adv(
         epsilon: How far inputs move, in their own units. The default is a grey level of images
             between 0 and 1.
         clip: `(low, high)`, the range inputs stay in: `(0, 1)` for such images. None: any.
-        tau: How many steps old. 0 is the sequential method, DisAdv.
+        **training: The other arguments of `linear_warm_up`.
+
+    References:
+        - [Liu et al., 2022](https://arxiv.org/abs/2106.00221), the sequential method
+    """
+    return _added(
+        "dis_adv",
+        linear_warm_up(batch_size, **training),
+        gradient=DisAdv(PGD(epsilon, random_start=True, clip=clip)),
+        convert=with_split_batch_normalization,
+    )
+
+
+def con_adv(
+    batch_size: int,
+    *,
+    epsilon: float | Sequence[float] = 1 / 255,
+    clip: tuple[float, float] | None = None,
+    tau: int = 1,
+    **training: Any,
+) -> Recipe:
+    """Is `dis_adv` with inputs that were attacked at weights a few steps old.
+
+    Args:
+        batch_size: Examples of a step.
+        epsilon: How far inputs move, in their own units. The default is a grey level of images
+            between 0 and 1.
+        clip: `(low, high)`, the range inputs stay in: `(0, 1)` for such images. None: any.
+        tau: How many steps old. 0 is `dis_adv`.
         **training: The other arguments of `linear_warm_up`.
 
     References:

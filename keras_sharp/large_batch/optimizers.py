@@ -101,6 +101,32 @@ def sngm(
     return Recipe("sngm", optimizer, batch_size, epochs, examples=examples)
 
 
+def adamp(
+    batch_size: int,
+    *,
+    base_batch_size: int,
+    learning_rate: Rate,
+    examples: int,
+    epochs: int,
+    momentum: float = 0.9,
+    weight_decay: float | None = None,
+) -> Recipe:
+    """Takes ADAM's steps without what would only lengthen weights in front of a normalisation.
+
+    AdamP, its rate scaled by the square root of the batch.
+
+    Args: Those of `rates.plain`, without `optimizer`; `momentum` is `beta_1`. A rate for it is that
+        of ADAM.
+
+    References:
+        - [Heo et al., 2021](https://arxiv.org/abs/2006.08217)
+    """
+    scaled = square_root_scaling(learning_rate, batch_size, base_batch_size)
+    rate = in_steps(scaled, batch_size, examples, epochs)
+    optimizer = AdamP(rate, beta_1=momentum, weight_decay=weight_decay)
+    return Recipe("adamp", optimizer, batch_size, epochs, examples=examples)
+
+
 def auto_wu(
     batch_size: int,
     *,

@@ -7,10 +7,14 @@ import keras
 from keras_sharp.arguments import integer, one_of
 from keras_sharp.large_batch.recipe import Recipe
 from keras_sharp.optimizers import CorrectedSGD
+from keras_sharp.optimizers.selective import BIAS_AND_NORM
 from keras_sharp.schedules import WarmUp, linear_scaling, square_root_scaling
 from keras_sharp.schedules.scaling import batch_ratio
 
 Rate = float | keras.optimizers.schedules.LearningRateSchedule
+
+# A weight has the name of a bias or of a part of normalisation, whatever its layer is called.
+_SPARED = rf"(^|/)({'|'.join(BIAS_AND_NORM)})(/replica_\d+)?(:\d+)?$"
 
 
 def plain(
@@ -35,7 +39,8 @@ def plain(
         epochs: Length of the training.
         optimizer: `"sgd"`, with momentum and momentum correction, or `"adam"`.
         momentum: Momentum, ADAM's `beta_1`.
-        weight_decay: As for Keras optimizers. Defaults to None, no decay.
+        weight_decay: As for Keras optimizers. Biases and the parameters of normalisation have none,
+            whatever the method. Defaults to None, no decay.
 
     Raises:
         ValueError: If an argument is of no use.
@@ -108,10 +113,16 @@ def linear_warm_up(
 def make_optimizer(
     name: str, rate: Rate, momentum: float, weight_decay: float | None
 ) -> keras.optimizers.Optimizer:
-    """Returns momentum SGD, whose steps follow its rate at once, or ADAM."""
+    """Returns momentum SGD, whose steps follow its rate at once, or ADAM.
+
+    Neither decays biases and normalisation, as LARS, LAMB, SNGM and AdamP don't.
+    """
     if one_of("optimizer", name, ("sgd", "adam")) == "sgd":
-        return CorrectedSGD(rate, momentum=momentum, weight_decay=weight_decay)
-    return keras.optimizers.Adam(rate, beta_1=momentum, weight_decay=weight_decay)
+        made = CorrectedSGD(rate, momentum=momentum, weight_decay=weight_decay)
+    else:
+        made = keras.optimizers.Adam(rate, beta_1=momentum, weight_decay=weight_decay)
+    made.exclude_from_weight_decay(var_names=[_SPARED])
+    return made
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:

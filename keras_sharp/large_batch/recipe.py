@@ -108,7 +108,10 @@ class Recipe:
         own = {name: arguments.pop(name) for name in list(arguments) if name in of_fit}
         callbacks = [*self.callbacks, *keras.tree.flatten(own.pop("callbacks", None) or [])]
         if self.averages_from is not None:
-            callbacks.append(SWA(self.averages_from, data))
+            # Batches of the pass over the data at the end; None: the default of `Objective`.
+            size = arguments.get("micro_batch")
+            own_size = {} if size is None else {"batch_size": size}
+            callbacks.append(SWA(self.averages_from, data, **own_size))
         settings = {"batch_size": self.batch_size, "epochs": self.epochs, "callbacks": callbacks}
         return self.trainer(model, loss, **arguments).fit(data, **settings | own)
 

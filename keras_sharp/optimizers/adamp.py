@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from keras_sharp.optimizers.adam_direction import AdamDirection
-from keras_sharp.optimizers.projection import project
+from keras_sharp.optimizers.projection import channel_axes, project
 from keras_sharp.optimizers.selective import check_range
 from keras_sharp.optimizers.wide import widen
 
@@ -21,8 +21,9 @@ class AdamP(AdamDirection):
         w <- (1 - eta lambda ratio) w - eta p
 
     The projection is the one of `keras_sharp.optimizers.projection.project`. A channel is what the
-    last axis of a Keras kernel counts. Biases and normalisation (see `SelectiveOptimizer`) are not
-    projected.
+    last axis of a Keras kernel counts; of depthwise kernels the last two, if the name of their
+    layer says that they are (see `channel_axes` there). Biases and normalisation (see
+    `SelectiveOptimizer`) are not projected.
 
     Args:
         learning_rate: `eta`.
@@ -98,7 +99,8 @@ class AdamP(AdamDirection):
         w, g, rate = widen(variable, gradient, learning_rate)
         step, decay = self.direction(g, variable), self.decay_of(variable)
         if not self.is_bias_or_norm(variable):
-            step = project(step, w, g, decay, self.delta, self.wd_ratio, self.epsilon)
+            channels = channel_axes(self.own(variable))
+            step = project(step, w, g, channels, decay, self.delta, self.wd_ratio, self.epsilon)
         elif decay:
             step = step + decay * w
         self.assign_sub(variable, rate * step)

@@ -1,15 +1,40 @@
 """A step without its part along the weights, where only their direction matters."""
 
 import math
+import re
 
+import keras
 import tensorflow as tf
 from keras import ops
+
+# Kernels that have channels along more than the last axis, by their paths: depthwise ones, as Keras
+# names them and the layers of its applications, and those of attention, (inputs, heads, size).
+_TWO_AXES = re.compile(
+    r"(depthwise|dwconv|conv_dw)[^/]*(/kernel)?$|/(query|key|value|gate)/kernel$"
+)
+
+
+def channel_axes(variable: keras.Variable) -> tuple[int, ...]:
+    """Returns the axes that count the output channels of a weight.
+
+    The last one; the last two of depthwise kernels, `(..., inputs, multiplier)`, and of the kernels
+    that attention makes queries, keys and values with; the first one of embeddings, which have a
+    channel for each token.
+
+    An optimizer sees weights, not layers, so the path of a weight tells: the last layer in it must
+    have a name with `depthwise`, `dwconv` or `conv_dw`, as Keras's own have.
+    """
+    if variable.name == "embeddings":
+        return (0,)
+    several = len(variable.shape) > 2 and _TWO_AXES.search(variable.path)
+    return (-2, -1) if several else (-1,)
 
 
 def project(
     step: tf.Tensor,
     weights: tf.Tensor,
     gradient: tf.Tensor,
+    channels: tuple[int, ...],
     decay: float,
     delta: float,
     wd_ratio: float,
@@ -26,18 +51,21 @@ def project(
     and if it fails, with all weights of the tensor at once.
 
     Args:
-        step: `(..., channels)`, `p`.
-        weights: `(..., channels)`, `w`.
-        gradient: `(..., channels)`, `g`.
+        step: `p`, of the shape of the weights.
+        weights: `w`.
+        gradient: `g`, of the shape of the weights.
+        channels: The axes that count output channels, see `channel_axes`.
         decay: What the step takes of the weights.
         delta: The threshold.
         wd_ratio: What is left of the decay where the step is projected.
         epsilon: Added to the norms.
 
     Returns:
-        `(..., channels)`, the step to subtract.
+        The step to subtract.
     """
-    axes = list(range(len(weights.shape) - 1))
+    shape = weights.shape
+    kept = {axis % len(shape) for axis in channels}
+    axes = [axis for axis in range(len(shape)) if axis not in kept]
     pairs = ((gradient, weights), (gradient, gradient), (weights, weights), (weights, step))
     of_channels = [ops.sum(a * b, axes) for a, b in pairs]
     of_tensor = [ops.sum(total) for total in of_channels]
@@ -48,8 +76,8 @@ def project(
         cosine = ops.max(ops.abs(dot) / (norm_g * norm_w))
         return cosine < delta / math.sqrt(size), along / ops.square(norm_w) - wd_ratio * decay
 
-    entries = math.prod(weights.shape)
-    by_channel, channel_share = view(of_channels, entries // weights.shape[-1])
-    by_tensor, tensor_share = view(of_tensor, entries)
+    by_channel, channel_share = view(of_channels, math.prod(shape[axis] for axis in axes))
+    by_tensor, tensor_share = view(of_tensor, math.prod(shape))
+    channel_share = ops.expand_dims(channel_share, axes)
     share = ops.where(by_channel, channel_share, ops.where(by_tensor, tensor_share, -decay))
     return step - weights * share

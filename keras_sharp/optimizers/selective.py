@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 # The names Keras's layers give their biases, and the scales and shifts of normalisation.
-_BIAS_AND_NORM = ("bias", "gamma", "beta", "scale")
+BIAS_AND_NORM = ("bias", "gamma", "beta", "scale")
 
 
 class SelectiveOptimizer(keras.optimizers.Optimizer):
@@ -39,9 +39,15 @@ class SelectiveOptimizer(keras.optimizers.Optimizer):
 
     def is_bias_or_norm(self, variable: Any) -> bool:
         """Returns whether a trainable weight is a bias or belongs to a normalisation layer."""
-        # Keras hands its update the TensorFlow variable, of one replica, whose name is a path.
-        own = self._trainable_variables[self._get_variable_index(variable)]
-        return len(own.shape) < 2 or own.name in _BIAS_AND_NORM
+        own = self.own(variable)
+        return len(own.shape) < 2 or own.name in BIAS_AND_NORM
+
+    def own(self, variable: Any) -> keras.Variable:
+        """Returns the Keras variable of a trainable weight.
+
+        Keras hands its update the TensorFlow variable, of one replica, whose name is a path.
+        """
+        return self._trainable_variables[self._get_variable_index(variable)]
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments the optimizer was made with."""

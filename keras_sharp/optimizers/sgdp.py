@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_sharp.optimizers.projection import project
+from keras_sharp.optimizers.projection import channel_axes, project
 from keras_sharp.optimizers.selective import SelectiveOptimizer, check_range
 from keras_sharp.optimizers.wide import widen
 
@@ -22,8 +22,9 @@ class SGDP(SelectiveOptimizer):
         w <- (1 - eta lambda ratio / (1 - mu)) w - eta p
 
     The projection is the one of `keras_sharp.optimizers.projection.project`. A channel is what the
-    last axis of a Keras kernel counts. Biases and normalisation (see `SelectiveOptimizer`) are not
-    projected. `v` does not hold the learning rate.
+    last axis of a Keras kernel counts; of depthwise kernels the last two, if the name of their
+    layer says that they are (see `channel_axes` there). Biases and normalisation (see
+    `SelectiveOptimizer`) are not projected. `v` does not hold the learning rate.
 
     Args:
         learning_rate: `eta`.
@@ -111,7 +112,8 @@ class SGDP(SelectiveOptimizer):
         step = self.momentum * velocity + g if self.nesterov else velocity
         decay = self.decay_of(variable) / (1 - self.momentum)
         if not self.is_bias_or_norm(variable):
-            step = project(step, w, g, decay, self.delta, self.wd_ratio, self.epsilon)
+            channels = channel_axes(self.own(variable))
+            step = project(step, w, g, channels, decay, self.delta, self.wd_ratio, self.epsilon)
         elif decay:
             step = step + decay * w
         self.assign_sub(variable, rate * step)

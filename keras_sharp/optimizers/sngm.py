@@ -26,8 +26,9 @@ class SNGM(SelectiveOptimizer):
     No step is longer than `eta / (1 - beta)`, and the units of the loss don't matter. Learning
     rates of other optimizers don't carry over: choose `eta` on a logarithmic grid.
 
-    The norm is that of the gradient of all replicas together, in `fit` under a strategy too. A step
-    whose gradient is not finite is left out, and counted in `skipped_steps`.
+    The norm is that of the gradient of all replicas together, in `fit` under a strategy too, and so
+    is what clipping sees. A step whose gradient is not finite is left out, and counted in
+    `skipped_steps`; `keras_sharp.training.Trainer` warns of it.
 
     Args:
         learning_rate: `eta`.
@@ -109,6 +110,10 @@ class SNGM(SelectiveOptimizer):
             (), dtype="int", aggregation="only_first_replica", name="skipped_steps"
         )
 
+    def _clip_gradients(self, grads: list) -> list:
+        """Does nothing: Keras would clip here, each replica its own part of the gradient."""
+        return grads
+
     def _backend_update_step(
         self, grads: list, trainable_variables: list, learning_rate: Any
     ) -> None:
@@ -116,7 +121,8 @@ class SNGM(SelectiveOptimizer):
         # ways to add them up over replicas and to update every replica.
         variables = [v.value if isinstance(v, keras.Variable) else v for v in trainable_variables]
         pairs = self._all_reduce_sum_gradients(list(zip(grads, variables, strict=True)))
-        directions = [self._direction(gradient, variable) for gradient, variable in pairs]
+        grads = super()._clip_gradients([gradient for gradient, _ in pairs])
+        directions = [self._direction(g, v) for g, v in zip(grads, variables, strict=True)]
         norms = [norm(direction) for direction in directions]
         whole = norm(ops.stack(norms))
         finite = ops.isfinite(whole)

@@ -1,5 +1,7 @@
 """AdamP and SGDP."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -83,6 +85,33 @@ def test_the_channels_are_those_of_the_last_axis(walk):
     along = g + 1e-3 * kernel  # still far below the threshold
     (after,) = walk(optimizer, {"kernel": kernel}, [{"kernel": along}])
     np.testing.assert_allclose(after["kernel"], kernel - g, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "within"),
+    [
+        (("my_dw", "depthwise_kernel"), (3, 3, 4, 1), (0, 1)),  # of SeparableConv2D
+        (("depthwise_conv2d_1", "kernel"), (3, 3, 2, 2), (0, 1)),
+        (("block1a_dwconv", "kernel"), (3, 4, 1), 0),
+        (("depthwise_block", "conv", "kernel"), (3, 3, 4, 1), (0, 1, 2)),  # of that name, but dense
+        (("attention", "query", "kernel"), (6, 2, 3), 0),
+        (("attention", "attention_output", "kernel"), (2, 3, 6), (0, 1)),
+        (("embedding", "embeddings"), (5, 4), 1),
+    ],
+)
+def test_the_channels_of_other_kernels(path, shape, within):
+    rng = np.random.default_rng(0)
+    kernel, g = rng.normal(size=shape), rng.normal(size=shape)
+    squares = np.sum(kernel**2, within, keepdims=True)
+    g -= kernel * np.sum(g * kernel, within, keepdims=True) / squares
+    # Of each channel as much along its weights as of no other, which must be gone.
+    along = g + 1e-3 * rng.normal(size=squares.shape) * kernel
+    with contextlib.ExitStack() as scopes:
+        for layer in path[:-1]:
+            scopes.enter_context(keras.name_scope(layer))
+        variable = keras.Variable(kernel, dtype="float64", name=path[-1])
+    SGDP(1.0, momentum=0.5).apply([along], [variable])
+    np.testing.assert_allclose(variable.numpy(), kernel - g, atol=1e-9)
 
 
 def test_a_step_orthogonal_to_the_weights_is_not_changed(walk):
