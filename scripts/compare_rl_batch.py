@@ -47,7 +47,7 @@ from keras_sharp.rl.navigation import PointGoalEnvironment
 
 Trainings = dict[tuple[str, int], PointNavTraining]
 
-_NOISE_EVERY = 10  # updates
+_NOISE = 50  # how often it is measured in a training
 _STYLES = {"lamb": "-", "lamb-unscaled": ":", "adam": "--"}
 
 
@@ -92,7 +92,7 @@ def work(settings: argparse.Namespace, console: rich.console.Console) -> int:
         with Display(Plan(), console) as display:
             for name, number in cells(settings):
                 trainings[name, number] = PointNavTraining(
-                    settings, number, name, folder, display, _NOISE_EVERY
+                    settings, number, name, folder, display, _NOISE
                 )
             for cell, training in trainings.items():
                 training.run()

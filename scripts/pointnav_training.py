@@ -15,6 +15,7 @@ from run_progress import Display
 
 from keras_sharp.measures.noise_scale import unbiased
 from keras_sharp.rl.collector import Collector, Moment
+from keras_sharp.rl.navigation import PointGoalEnvironment
 from keras_sharp.rl.rollout import Rollout
 
 # Of an update, in the order in which they are saved. `seconds` are all until then; of this update
@@ -30,10 +31,9 @@ _LATELY = 20  # updates that a figure on the screen is the mean of
 
 
 class PointNavTraining:
-    """Trains a policy, and saves it now and then.
+    """Trains a policy, and saves it now and then, with all that its future depends on.
 
-    What is saved are weights, optimizer and history. A training that goes on from there does so in
-    new episodes on new maps.
+    A training that was stopped goes on as if it had not been.
 
     Args:
         settings: What the command asks for.
@@ -41,7 +41,7 @@ class PointNavTraining:
         optimizer: A name in `pointnav_settings.RATES`.
         folder: Where the training is kept.
         display: Where its progress is shown.
-        noise_every: In so many updates the noise of the gradient is measured once; 0: never.
+        noise: How often the noise of the gradient is measured, evenly over the training.
 
     Attributes:
         name: What it is called.
@@ -57,13 +57,13 @@ class PointNavTraining:
         optimizer: str,
         folder: RunFolder,
         display: Display,
-        noise_every: int = 0,
+        noise: int = 0,
     ):
         self.settings, self.environments, self.display = settings, environments, display
         self.name = f"{environments}-{optimizer}"
         self.history: list[dict[str, float]] = []
         self.updates = settings.frames // (environments * settings.steps)
-        self._noise_every = noise_every
+        self._noise_every = max(1, self.updates // noise) if noise else 0
         self._file = folder.path("pointnav", 1, self.name, "npz")
         self._events = folder.root / "tensorboard" / self.name
         self._agent = make_agent(settings, environments, optimizer, self.updates)
@@ -78,7 +78,13 @@ class PointNavTraining:
         self.display.plan.left[self._kind] = self.updates - len(self.history)
         if len(self.history) < self.updates:
             self.display.show(self.name, "making maps, compiling")
-            self._train()
+            try:
+                self._train()
+            except FloatingPointError as error:
+                raise SystemExit(
+                    f"{self.name}: {error} Choose a lower --learning-rate, and another --output: "
+                    f"{self._file} would lead here again."
+                ) from error
         # For whoever wants to use it; the training itself goes on from its own file.
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self.policy.save(self._file.with_suffix(".keras"))
@@ -110,11 +116,10 @@ class PointNavTraining:
     def _train(self) -> None:
         settings, done = self.settings, len(self.history)
         self._compiles = True
-        # Each time it goes on it does so in another world.
-        seeds = np.random.default_rng([settings.seed, done]).integers(2**31, size=2)
+        seeds = np.random.default_rng([settings.seed, 0]).integers(2**31, size=2)
         environment = make_environment(settings, self.environments, int(seeds[0]))
         collector = Collector(self.policy, environment, settings.steps, seed=int(seeds[1]))
-        moment = collector.begin()
+        moment = self._go_on(environment, collector.begin())
         writer = tf.summary.create_file_writer(str(self._events))
         with contextlib.closing(writer):
             for update in range(done, self.updates):
@@ -122,12 +127,20 @@ class PointNavTraining:
                 moment = self._update(update, collector, moment)
                 environment.swap_scenes(moment.state)
                 if (update + 1) % settings.save_every == 0 or update + 1 == self.updates:
-                    agent_file.save(self._file, self._agent.variables, self.history)
+                    world = [*environment.variables, *tf.nest.flatten(moment)]
+                    agent_file.save(self._file, self._agent.variables, self.history, world)
                     # Only now, or a training that goes on from here would write them again.
                     self._write(writer, self.history[done:])
                     done = update + 1
                 self.display.plan.done(self._kind, time.perf_counter() - began)
                 self.display.show(self.name, self._detail(), update + 1, self.updates)
+
+    def _go_on(self, environment: PointGoalEnvironment, moment: Moment) -> Moment:
+        """Returns where the training was when it was saved, if it was."""
+        kept = [tf.Variable(each) for each in tf.nest.flatten(moment)]
+        variables = [*self._agent.variables, *environment.variables, *kept]
+        agent_file.restore(self._file, variables, COLUMNS)
+        return tf.nest.pack_sequence_as(moment, [each.value() for each in kept])
 
     def _update(self, update: int, collector: Collector, start: Moment) -> Moment:
         began = time.perf_counter()

@@ -1,12 +1,14 @@
 """The training of one scheduling policy, which goes on where it stopped."""
 
 import argparse
+import contextlib
 import dataclasses
 import time
 
 import agent_file
 import keras
 import numpy as np
+import tensorflow as tf
 from run_folder import RunFolder
 from run_progress import Display
 
@@ -23,10 +25,19 @@ from keras_sharp.rl.scheduling.scores import SCORES
 
 # Of an epoch, in the order in which they are saved.
 COLUMNS = ("score", "sjf", "kl", "entropy", "policy_steps", "seconds", "decisions_per_second")
+# Settings of `make_agent`.
+AGENT = ("learning_rate", "value_learning_rate", "steps_per_epoch", "decay")
 MICRO_BATCH = 25  # sequences; a gigabyte of activations where queues are long
 
 
-def make_agent(seed: int) -> PPO:
+def make_agent(
+    seed: int,
+    *,
+    learning_rate: float = 1e-2,
+    value_learning_rate: float = 1e-2,
+    steps_per_epoch: int = 10,
+    decay: float = 0.9,
+) -> PPO:
     """Returns new networks with the settings of RLScheduler's code (Zhang et al. 2020).
 
     Except: its learning rates, 3e-4 and 1e-3, are so low that 80 steps stay far below the limit
@@ -36,14 +47,14 @@ def make_agent(seed: int) -> PPO:
     keras.utils.set_random_seed(seed)
     return PPO(
         kernel_policy(),
-        keras.optimizers.Adam(1e-2),
+        keras.optimizers.Adam(learning_rate),
         value=value_network(),
-        value_optimizer=keras.optimizers.Adam(1e-2),
+        value_optimizer=keras.optimizers.Adam(value_learning_rate),
         discount=1.0,
-        decay=0.9,
+        decay=decay,
         clip=0.2,
         entropy_weight=0.0,
-        epochs=10,
+        epochs=steps_per_epoch,
         minibatches=1,
         kl_limit=0.015,
         normalize_advantages=True,
@@ -86,15 +97,28 @@ class SchedulerTraining:
         self.mode, self.backfill, self.display = mode, backfill, display
         self.history: list[dict[str, float]] = []
         self._file = folder.path("scheduler", 1, mode, "npz")
-        self._agent = make_agent(settings.seed)
+        self._events = folder.root / "tensorboard" / mode
+        chosen = {name: getattr(settings, name) for name in AGENT}
+        self._agent = make_agent(settings.seed, **chosen)
 
     def run(self) -> None:
         """Trains until the last epoch."""
         self.history = agent_file.restore(self._file, self._agent.variables, COLUMNS)
         settings, what, kind = self.settings, f"{self.mode} backfilling", (self.mode, "epoch")
+        if len(self.history) > settings.epochs:
+            raise SystemExit(
+                f"{self._file} is of {len(self.history)} epochs, and --epochs asks for "
+                f"{settings.epochs}. Ask for as many or more, or choose another --output."
+            )
         self.display.plan.left[kind] = settings.epochs - len(self.history)
         if len(self.history) < settings.epochs:
-            self._train(what, kind)
+            try:
+                self._train(what, kind)
+            except FloatingPointError as error:
+                raise SystemExit(
+                    f"{what}: {error} Choose a lower --learning-rate, and another --output: "
+                    f"{self._file} would lead here again."
+                ) from error
         # For whoever wants to use it; the training itself goes on from its own file.
         self._agent.policy.save(self._file.with_name(f"{self.mode}.keras"))
 
@@ -114,18 +138,24 @@ class SchedulerTraining:
                 f"{what}: {len(easy)} of {len(self.starts)} sequences in the first "
                 f"{settings.filter_epochs} epochs"
             )
-        for epoch in range(len(self.history), settings.epochs):
-            began = time.perf_counter()
-            starts = easy if epoch < settings.filter_epochs else self.starts
-            self.history.append(self._epoch(epoch, starts, scores))
-            agent_file.save(self._file, self._agent.variables, self.history)
-            self.display.plan.done(kind, time.perf_counter() - began)
-            now = self.history[-1]
-            detail = (
-                f"epoch {epoch + 1}/{settings.epochs}, score {now['score']:.4g} (shortest job "
-                f"first {now['sjf']:.4g}), {now['decisions_per_second']:.0f} decisions/s"
-            )
-            self.display.show(what, detail, epoch + 1, settings.epochs)
+        writer = tf.summary.create_file_writer(str(self._events))
+        with contextlib.closing(writer):
+            for epoch in range(len(self.history), settings.epochs):
+                began = time.perf_counter()
+                starts = easy if epoch < settings.filter_epochs else self.starts
+                now = self._epoch(epoch, starts, scores)
+                self.history.append(now)
+                agent_file.save(self._file, self._agent.variables, self.history)
+                with writer.as_default(step=epoch + 1):
+                    for name, value in now.items():
+                        tf.summary.scalar(name, value)
+                writer.flush()
+                self.display.plan.done(kind, time.perf_counter() - began)
+                detail = (
+                    f"epoch {epoch + 1}/{settings.epochs}, score {now['score']:.4g} (shortest job "
+                    f"first {now['sjf']:.4g}), {now['decisions_per_second']:.0f} decisions/s"
+                )
+                self.display.show(what, detail, epoch + 1, settings.epochs)
 
     def scores(self, jobs: Jobs) -> np.ndarray:
         """Returns the score of every sequence if the policy takes what it finds likeliest."""

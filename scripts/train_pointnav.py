@@ -7,8 +7,7 @@
 The task, the kind of network, PPO and the optimizer are those of Shacklett et al. 2021; maps,
 images and network are smaller, so that no GPU is needed: rooms in 6 by 6 m, goals 1 to 8 m away.
 The policy is evaluated on maps it has not learned from, once on each. Figures go to TensorBoard, in
-the folder's `tensorboard`. The same command goes on where it stopped: weights and optimizer are as
-they were, episodes and maps are new.
+the folder's `tensorboard`. The same command goes on where it stopped, as if it had not.
 """
 
 import argparse

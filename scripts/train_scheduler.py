@@ -5,11 +5,13 @@
     python scripts/train_scheduler.py --epochs 2 --trajectories 10 --output runs/look   # a minute
 
 One policy is trained without backfilling and one with it, on sequences from the first four fifths
-of the trace; the rules and the policies are measured on sequences from the last fifth. Every epoch
-is saved, and the same command goes on where it stopped.
+of the trace; the rules and the policies are measured on sequences from the last fifth. Figures go
+to TensorBoard, in the folder's `tensorboard`. Every epoch is saved, and the same command goes on
+where it stopped.
 """
 
 import argparse
+import math
 import os
 import pathlib
 import sys
@@ -25,8 +27,9 @@ from positive import positive
 from run_folder import RunFolder, locked, versions, write
 from run_progress import Display, Plan, make_console
 from run_until_stopped import until_stopped
-from scheduler_training import SchedulerTraining
+from scheduler_training import AGENT, SchedulerTraining
 
+from keras_sharp.hashing import ArrayHash, joint_hash
 from keras_sharp.rl.scheduling import Jobs, lublin_feitelson, read_swf, schedule
 from keras_sharp.rl.scheduling.heuristics import HEURISTICS
 from keras_sharp.rl.scheduling.scores import SCORES
@@ -49,6 +52,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         ("length", 256, "jobs of a sequence"),
         ("epochs", 30, "of training"),
         ("trajectories", 100, "sequences of an epoch"),
+        ("steps-per-epoch", 10, "of the policy, at most, and of the value network"),
         ("pool", 1000, "sequences to train on"),
         ("sequences", 100, "to measure on"),
     ):
@@ -65,11 +69,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--filter", type=float, nargs=2, default=[10.0, 150.0], metavar=("LOW", "HIGH")
     )
+    parser.add_argument("--learning-rate", type=float, default=1e-2, help="default 0.01")
+    parser.add_argument("--value-learning-rate", type=float, default=1e-2, help="default 0.01")
+    parser.add_argument("--decay", type=float, default=0.9, help="lambda of the GAE, default 0.9")
     parser.add_argument("--seed", type=int, default=0, help="of everything, default 0")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs", "scheduler"))
     settings = parser.parse_args(arguments)
     if settings.seed < 0 or settings.filter_epochs < 0:
         parser.error("--seed and --filter-epochs must be 0 or more")
+    if not all(
+        0 < each < math.inf for each in (settings.learning_rate, settings.value_learning_rate)
+    ):
+        parser.error("--learning-rate and --value-learning-rate must be above 0 and finite")
+    if not 0 <= settings.decay <= 1:
+        parser.error("--decay must be from 0 to 1")
     if settings.backfilling != "both":
         settings.modes = [settings.backfilling]
     else:
@@ -84,8 +97,14 @@ def load(settings: argparse.Namespace) -> Jobs:
             size = settings.processors or 256
             return lublin_feitelson(settings.jobs, processors=size, seed=settings.seed)
         return read_swf(settings.trace, processors=settings.processors)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"There is no trace to learn from: {error}") from error
+
+
+def digest(trace: Jobs) -> str:
+    """Returns a hash of all jobs."""
+    columns = trace.submit, trace.run, trace.requested, trace.processors, trace.features
+    return joint_hash([ArrayHash(each) for each in columns])
 
 
 def draw(settings: argparse.Namespace, trace: Jobs) -> tuple[np.ndarray, np.ndarray]:
@@ -108,10 +127,10 @@ def draw(settings: argparse.Namespace, trace: Jobs) -> tuple[np.ndarray, np.ndar
 def work(settings: argparse.Namespace, console: rich.console.Console) -> int:
     trace = load(settings)
     training, test = draw(settings, trace)
-    names = ("score", "length", "trajectories", "pool", "filter_epochs", "filter", "seed")
+    names = ("score", "length", "trajectories", "pool", "filter_epochs", "filter", "seed", *AGENT)
     decisive = {name: getattr(settings, name) for name in names}
     decisive |= {"trace": settings.trace.name if settings.trace else "Lublin-Feitelson"}
-    decisive |= {"jobs": len(trace), "machine": trace.machine}
+    decisive |= {"jobs": len(trace), "machine": trace.machine, "contents": digest(trace)}
     with locked(settings.output):
         folder = RunFolder(settings.output, decisive, {})
         for remark in folder.remarks:

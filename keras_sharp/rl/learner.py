@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+_NOBODY = -1  # number of an environment that does not exist
+
 
 class Learner:
     """A model, its optimizer, and a loss of weighted terms.
@@ -20,6 +22,10 @@ class Learner:
         terms: Takes the model's outputs and a batch; returns numbers for each step of each
             environment, by name.
         weights: What the loss weights them with; a term that is not there is only watched.
+
+    Attributes:
+        apply: `apply(gradients)` takes one step.
+        finite: `finite()` returns whether all weights are finite, a bool tensor.
     """
 
     def __init__(
@@ -34,6 +40,7 @@ class Learner:
         self.optimizer = optimizer
         # Outside of replicas, where the gradient is one: what clips in the optimizer sees it whole.
         self.apply = tf.function(lambda gradients: optimizer.apply(gradients), autograph=False)
+        self.finite = tf.function(self._finite, autograph=False)
         self._strategy = tf.distribute.get_strategy()
         self._terms = terms
         self._weights = weights
@@ -57,6 +64,9 @@ class Learner:
         gradients, means = None, None
         for rows in pieces:
             shares = np.array_split(rows, self._strategy.num_replicas_in_sync)
+            # Convolutions of no images fail: a replica without environments takes one and
+            # leaves out all of its steps.
+            shares = [each if len(each) else np.array([_NOBODY]) for each in shares]
             shares = self._strategy.experimental_distribute_values_from_function(
                 lambda replica, of=shares: tf.constant(of[replica.replica_id_in_sync_group])
             )
@@ -78,7 +88,9 @@ class Learner:
     def _share(
         self, data: dict[str, Any], rows: tf.Tensor, count: tf.Tensor
     ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
-        batch = tree.map_structure(lambda each: tf.gather(each, rows), data)
+        exists = rows != _NOBODY
+        batch = tree.map_structure(lambda each: tf.gather(each, tf.maximum(rows, 0)), data)
+        batch["taken"] &= exists[:, None]
         with tf.GradientTape() as tape:
             terms = self._terms(self.model(batch["observations"], training=True), batch)
             terms = {
@@ -91,3 +103,7 @@ class Learner:
             loss, self.model.trainable_variables, unconnected_gradients="zero"
         )
         return [tf.convert_to_tensor(each) for each in gradients], terms
+
+    def _finite(self) -> tf.Tensor:
+        weights = self.model.trainable_variables
+        return tf.reduce_all([tf.reduce_all(tf.math.is_finite(each)) for each in weights])

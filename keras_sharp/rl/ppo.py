@@ -2,7 +2,7 @@
 
 import collections
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -172,6 +172,8 @@ class PPO:
         Raises:
             RuntimeError: In the scope of a strategy.
             ValueError: If there are fewer environments than minibatches, or no step was taken.
+            FloatingPointError: If a term of the loss or, after the last step, a weight is not
+                finite.
         """
         if tf.distribute.has_strategy():
             raise RuntimeError(
@@ -259,12 +261,24 @@ class PPO:
                     continue  # nothing to learn from, and no mean
                 gradients, terms = learner.gradient(data, self._pieces(rows), taken[rows].sum())
                 for name, value in terms.items():
+                    if not math.isfinite(value):
+                        self._diverged(f"`{name}` is {value}")
                     means[name].append(value)
                 if terms.get("kl", 0) > self.kl_limit:
                     return _means(means), steps
                 learner.apply(gradients)
                 steps += 1
+        # A gradient may be infinite where the loss is not, and without a loss scale it is applied.
+        if not learner.finite():
+            self._diverged("The weights are not finite")
         return _means(means), steps
+
+    def _diverged(self, found: str) -> NoReturn:
+        raise FloatingPointError(
+            f"{found} in update {int(self._updates.numpy()) + 1}: the training has diverged. Go on "
+            "from weights that were saved before, with a lower learning rate or with the gradient "
+            "clipped."
+        )
 
     @tf.function(reduce_retracing=True, autograph=False)
     def _act(self, observations: Any, seed: tf.Tensor | None) -> tuple[tf.Tensor, ...]:

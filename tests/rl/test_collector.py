@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_sharp.optimizers import LAMB
 from keras_sharp.rl import PPO
 from keras_sharp.rl.collector import Collector
 from keras_sharp.rl.navigation_policy import NavigationPolicy
 
 STEPS, COUNT = 5, 4
+TINY = {"size": 8, "width": 2, "hidden": 6, "units": 5, "layers": 1}
 
 
 class State(NamedTuple):
@@ -43,7 +45,7 @@ class Hall:
 def played():
     """A collector, and two rollouts that follow each other."""
     keras.utils.set_random_seed(0)
-    policy = NavigationPolicy(8, width=2, hidden=6, units=5, layers=1)
+    policy = NavigationPolicy(**TINY)
     policy.logits.kernel.assign(100 * policy.logits.kernel)  # so that what is seen matters
     collector = Collector(policy, Hall(), STEPS, seed=7, watch=["cell"])
     start = collector.begin()
@@ -93,6 +95,54 @@ def test_replayed_actions_bring_the_same(played):
     brought, depth = collector.replay(start, first.actions)
     np.testing.assert_allclose(brought, np.sum(first.rewards, axis=1), rtol=1e-6)
     assert depth.shape == (COUNT, 8, 8, 1)
+
+
+@pytest.fixture
+def eager():
+    """Tracing takes seconds for what runs milliseconds here."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def lamb():
+    return LAMB(1e-2, phi=(0, 10), trust_bounds=(0.01, 100), global_clipnorm=1.0)
+
+
+def test_replicas_learn_what_one_does(played, replicas, eager):
+    start, weights = played[0].policy.get_weights(), []
+    for count in (1, 2):
+        with replicas(count).scope():
+            policy = NavigationPolicy(**TINY)
+            policy.set_weights(start)
+            # Of two, one and one environment: in two of them the second replica has none.
+            agent = PPO(policy, lamb(), minibatches=3)
+        rollout, _, _ = Collector(policy, Hall(), 2).collect(Collector(policy, Hall(), 2).begin())
+        agent.update(rollout)
+        weights.append(policy.get_weights())
+    for one, two in zip(*weights, strict=True):
+        np.testing.assert_allclose(two, one, atol=1e-6)
+    assert (
+        max(np.abs(one - begun).max() for one, begun in zip(weights[0], start, strict=True)) > 1e-3
+    )
+
+
+def test_half_precision_learns_and_goes_on(played, eager):
+    agents = []
+    for _ in range(2):
+        policy = NavigationPolicy(**TINY, dtype="mixed_float16")
+        agents.append(PPO(policy, keras.optimizers.LossScaleOptimizer(lamb()), minibatches=1))
+    agent, other = agents
+    reports = [agent.update(played[2])]
+    assert agent.optimizer.inner_optimizer.iterations.numpy() == 1
+    for variable, value in zip(other.variables, agent.variables, strict=True):
+        variable.assign(value)
+    reports += [each.update(played[4]) for each in agents]
+    assert all(np.isfinite(list(each.values())).all() for each in reports)
+    assert reports[1] == reports[2] != reports[0]
+    for one, two in zip(agent.variables, other.variables, strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert agent.optimizer.inner_optimizer.iterations.numpy() == 2
 
 
 def test_learning_begins_where_the_actions_were_chosen(played):

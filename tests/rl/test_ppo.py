@@ -176,6 +176,18 @@ def test_replicas_share_the_environments_of_a_minibatch(replicas):
     assert np.abs(found[0][0]).max() > 0.05
 
 
+def test_a_training_that_diverges_says_where():
+    policy, _ = networks(1, joint=True)
+    agent = PPO(policy, keras.optimizers.SGD(3e38), minibatches=1)
+    with pytest.raises(FloatingPointError, match="`value_loss` is inf in update 1: .* lower"):
+        agent.update(bandit([[0]], [[1e30]], [[True]]))
+    # The weights are those that found it.
+    assert not any(each.any() for each in policy.get_weights())
+    # A loss that is finite, and a step that is not: (200, -200) / 2 times the rate.
+    with pytest.raises(FloatingPointError, match="weights are not finite in update 1"):
+        agent.update(bandit([[0]], [[200]], [[True]]))
+
+
 @pytest.mark.parametrize(("limit", "steps"), [(0.1, 1), (0.2, 5)])
 def test_the_limit_stops_the_policy_but_not_the_values(limit, steps):
     policy, value = networks(1)

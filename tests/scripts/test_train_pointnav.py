@@ -29,24 +29,26 @@ def no_compiler(monkeypatch):
     monkeypatch.setattr(pointnav_settings, "PointGoalEnvironment", plain)
 
 
-def test_a_stopped_training_goes_on(monkeypatch, tmp_path, capsys):
+def test_a_stopped_training_goes_on_as_if_it_had_not_been(monkeypatch, tmp_path, capsys):
     command = [*TINY, "--environments", "4", "--output", str(tmp_path)]
     update, train, save = PointNavTraining._update, PointNavTraining._train, agent_file.save
-    saved, restored = [], []
+    saved, restored, straight = [], [], []
 
     def weights(training):
         return [each.numpy() for each in training._agent.variables]
 
     with monkeypatch.context() as patch:
 
-        def save_and_look(file, variables, history):
-            save(file, variables, history)
+        def save_and_look(file, variables, history, world):
+            save(file, variables, history, world)
             saved.extend(each.numpy() for each in variables)
 
         def stop(training, number, *arguments):
+            moment = update(training, number, *arguments)
             if number == 3:
+                straight.extend(weights(training))
                 raise KeyboardInterrupt
-            return update(training, number, *arguments)
+            return moment
 
         patch.setattr(agent_file, "save", save_and_look)
         patch.setattr(PointNavTraining, "_update", stop)
@@ -61,10 +63,14 @@ def test_a_stopped_training_goes_on(monkeypatch, tmp_path, capsys):
 
         patch.setattr(PointNavTraining, "_train", look_and_train)
         assert train_pointnav.main(command) == 0
-    # Weights, moments, and how many updates there were: 2 of the 3 were saved.
+    # Weights, moments, and how many updates there were: 2 of the 4 were saved.
     for one, other in zip(restored, saved, strict=True):
         np.testing.assert_array_equal(one, other)
     assert saved[-1] == 2
+    # The other two were done again, in the same places and on the same maps.
+    after = np.load(tmp_path / "pointnav" / "trial-1" / "4-lamb.npz").values()
+    for one, other in zip(straight, after, strict=False):
+        np.testing.assert_array_equal(one, other)
     printed = capsys.readouterr().out
     assert "success" in printed and "actions drawn" in printed
     text = (tmp_path / "pointnav.json").read_text()
@@ -87,7 +93,7 @@ def test_a_stopped_training_goes_on(monkeypatch, tmp_path, capsys):
     assert 1 <= found["episode_length"] <= 9
     for name in ("pointnav.png", "pointnav/trial-1/4-lamb.keras"):
         assert (tmp_path / name).stat().st_size > 1000
-    # Every update is there once, though the third was done twice.
+    # Every update is there once, though two were done twice.
     files = sorted((tmp_path / "tensorboard" / "4-lamb").glob("events*"))
     events = [event for file in files for event in tf.compat.v1.train.summary_iterator(str(file))]
     steps = [each.step for each in events for value in each.summary.value if value.tag == "reward"]
@@ -135,10 +141,38 @@ def test_curves_count_episodes_and_not_updates():
     np.testing.assert_allclose(smooth(training, "success", 1), [1, np.nan, 0, 0.5])
 
 
+def test_the_noise_scale_by_hand():
+    columns = {
+        "noise_trace": np.array([8.0, np.nan, 4.0, np.nan, 6.0, 2.0]),
+        "noise_square": np.array([3.0, np.nan, -1.0, np.nan, -5.0, 1.0]),
+    }
+    training = types.SimpleNamespace(column=columns.get)
+    # Two of the four that are known in each half: 6 / 1, and no noise scale where |G|^2 is -2.
+    found = compare_rl_batch.noise_scale(training)
+    assert found == {"noise_early": 6, "noise_late": None}
+    training.column = lambda name: np.full(3, np.nan)
+    assert set(compare_rl_batch.noise_scale(training).values()) == {None}
+
+
+def test_cells_of_the_comparison():
+    names = ["lamb", "lamb-unscaled", "adam"]
+    command = ["--steps", "32", "--frames", "100000", "--environments", "16"]
+    settings = compare_rl_batch.parse([*command, "64", "--optimizers", *names])
+    # 16 environments, 32 steps, 2 minibatches: 256 frames, for which the rates are given.
+    expected = [("lamb", 16), ("adam", 16), *((name, 64) for name in names)]
+    assert compare_rl_batch.cells(settings) == expected
+    settings = compare_rl_batch.parse([*command, "--optimizers", "lamb-unscaled"])
+    assert compare_rl_batch.cells(settings) == [("lamb-unscaled", 16)]
+
+
 @pytest.mark.slow
-def test_comparison(tmp_path, capsys):
+def test_comparison(monkeypatch, tmp_path, capsys):
     command = [*TINY, "--environments", "4"]
+    monkeypatch.setattr(compare_rl_batch, "_NOISE", 2)
     assert compare_rl_batch.main([*command, "--output", str(tmp_path)]) == 0
+    made = json.loads((tmp_path / "rl-batch.json").read_text())
+    noise = [each["noise_trace"] for each in made["training"]["4-adam"]]
+    assert [each is not None for each in noise] == [True, False, True, False]
     table = (tmp_path / "rl-batch.md").read_text()
     assert "| adam | 4 | 16 | 4 |" in table and "| lamb | 4 |" in table
     # It would be the same at such a batch.

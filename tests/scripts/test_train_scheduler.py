@@ -5,11 +5,20 @@ import statistics
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import train_scheduler
 from scheduler_training import make_agent
 
 from keras_sharp.rl import play_episodes
-from keras_sharp.rl.scheduling import Jobs, SchedulingEnvironment, heuristics, schedule, scores
+from keras_sharp.rl.scheduling import (
+    Jobs,
+    SchedulingEnvironment,
+    heuristics,
+    lublin_feitelson,
+    read_swf,
+    schedule,
+    scores,
+)
 
 TINY = ["--jobs", "150", "--length", "12", "--trajectories", "4", "--pool", "20"]
 TINY += ["--sequences", "3", "--filter-epochs", "1", "--backfilling", "with"]
@@ -53,6 +62,42 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(run):
     assert cells["with"].strip(" |") == f"{np.mean(learned - sjf):+.2f} ± {error:.2f}"
     assert len(found[0]["scores"]["learned"]["with"]) == 3
     keras.saving.load_model(output / "scheduler" / "trial-1" / "with.keras")
+    files = sorted((output / "tensorboard" / "with").glob("events*"))
+    events = [event for file in files for event in tf.compat.v1.train.summary_iterator(str(file))]
+    shown = {
+        event.step: tf.make_ndarray(value.tensor).item()
+        for event in events
+        for value in event.summary.value
+        if value.tag == "score"
+    }
+    history = [each["score"] for each in found[0]["training"]["with"]]
+    assert shown == {1: np.float32(history[0]), 2: np.float32(history[1])}
+    with pytest.raises(SystemExit, match="with.npz is of 2 epochs, and --epochs asks for 1"):
+        run("stopped", "--epochs", "1")
+
+
+def test_any_swf_file(run, tmp_path):
+    jobs, file = lublin_feitelson(150, seed=4), tmp_path / "x.swf"
+    columns = zip(jobs.submit, jobs.run, jobs.processors, strict=True)
+    lines = [
+        f"{number} {submit:.0f} -1 {run:.0f} {size} -1 -1 -1 {run + 60:.0f} -1 1 1 1 1 1 1 -1 -1"
+        for number, (submit, run, size) in enumerate(columns, start=1)
+    ]
+    file.write_text("\n".join(["; MaxProcs: 256", *lines]))
+    command = ["swf", "--trace", str(file), "--epochs", "1"]
+    status, _, output = run(*command)
+    assert status == 0
+    made = json.loads((output / "table-bounded_slowdown.json").read_text())
+    sequences = read_swf(file).sequences(made["sequences"], 12)
+    for mode, backfill in (("without", False), ("with", True)):
+        starts = schedule(sequences, heuristics.sjf, backfill=backfill)
+        expected = scores.bounded_slowdown(sequences, starts)
+        np.testing.assert_array_equal(made["scores"]["SJF"][mode], expected)
+    assert len(made["scores"]["learned"]["with"]) == 3
+    # Another trace of the same name, length and machine.
+    file.write_text(file.read_text().replace(" 1 1 1 1 1 1 ", " 1 1 2 1 1 1 ", 1))
+    with pytest.raises(SystemExit, match="contents was"):
+        run(*command)
 
 
 def test_it_learns_that_the_shortest_job_goes_first():

@@ -36,8 +36,9 @@ class PointGoalEnvironment:
     and `info` are of the episode that ended, what is observed is of the new one.
 
     What an environment does depends on its seed, its number, its scene and its actions alone:
-    neither the number of environments nor the others change it. Environment i plays in scene
-    i modulo `scenes`; with fewer environments than scenes, in scene i, and the others do not exist.
+    neither the number of environments nor the others change it, as long as no maps are exchanged,
+    for which an old one must be left by all. Environment i plays in scene i modulo `scenes`; with
+    fewer environments than scenes, in scene i, and the others do not exist.
 
     Note:
         The world is simpler than the scanned buildings of the original: rooms of 2.5 m height on a
@@ -125,6 +126,11 @@ class PointGoalEnvironment:
         """The maps: a `Scene` of variables, each with an axis in front for its place."""
         return self._buffers.scenes
 
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """The maps and how far their exchange is: with a state, all that happens depends on."""
+        return self._buffers.variables
+
     def first_state(self, seed: int | None = None) -> tuple[NavigationState, tf.Tensor, tf.Tensor]:
         """Returns a state in which all first episodes begin, and what is observed in it.
 
@@ -140,7 +146,11 @@ class PointGoalEnvironment:
         return state, *self.observe(state)
 
     def reset(self, seed: int | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Begins all first episodes, the same for the same seed, and returns what is observed."""
+        """Begins all first episodes, the same for the same seed, and returns what is observed.
+
+        The first maps are put back.
+        """
+        self._buffers.restart()
         self.state, depth, goal = self.first_state(seed)
         self._steps = 0
         return depth, goal
@@ -195,8 +205,14 @@ class PointGoalEnvironment:
 
         Returns:
             Whether a map was let in.
+
+        Raises:
+            RuntimeError: Without a state, before the first `reset`.
         """
-        return self._buffers.exchange((self.state if state is None else state).scene)
+        state = self.state if state is None else state
+        if state is None:
+            raise RuntimeError("`reset` must be called before `swap_scenes`.")
+        return self._buffers.exchange(state.scene)
 
     def _begin_all(self, low: tf.Tensor, high: tf.Tensor) -> NavigationState:
         numbers = tf.range(self.environments)

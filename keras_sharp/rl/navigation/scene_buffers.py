@@ -23,19 +23,27 @@ class SceneBuffers:
     Attributes:
         scenes: `Scene` of variables, each with an axis of `groups + 1` places in front.
         places: `(groups,)` int64 variable, where each group begins its episodes.
+        progress: int64 variable, 2 for each exchange, and 1 for a scene that is being made.
+        variables: All of these, which is what an exact continuation needs.
     """
 
     def __init__(self, make: Callable[[int, int], Scene], groups: int):
         first = [make(group, 0) for group in range(groups)]
-        stacked = (np.stack([*each, np.zeros_like(each[0])]) for each in zip(*first, strict=True))
-        self.scenes = Scene(*(tf.Variable(each, trainable=False) for each in stacked))
-        self.places = tf.Variable(np.arange(groups), trainable=False, dtype="int64")
+        stacked = [np.stack([*each, np.zeros_like(each[0])]) for each in zip(*first, strict=True)]
+        self._first = [*stacked, np.arange(groups), np.int64(0)]
+        self.variables = [tf.Variable(each, trainable=False) for each in self._first]
+        *scenes, self.places, self.progress = self.variables
+        self.scenes = Scene(*scenes)
         self._make = make
         self._groups = groups
-        self._exchanges = 0
-        self._left = groups
         self._next: concurrent.futures.Future | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "scenes")
+
+    def restart(self) -> None:
+        """Puts the first scenes back."""
+        for variable, value in zip(self.variables, self._first, strict=True):
+            variable.assign(value)
+        self._next = None
 
     def exchange(self, occupied: tf.Tensor) -> bool:
         """Goes on with the exchange of scenes, as far as it can.
@@ -50,18 +58,17 @@ class SceneBuffers:
         Returns:
             Whether a scene was let in.
         """
-        if np.any(np.asarray(occupied) == self._left):
+        left = self._groups * (self._groups + 1) // 2 - int(sum(self.places.numpy()))
+        if np.any(np.asarray(occupied) == left):
             return False
-        turn, group = divmod(self._exchanges, self._groups)
-        if self._next is None:
+        exchanges, being_made = divmod(int(self.progress.numpy()), 2)
+        turn, group = divmod(exchanges, self._groups)
+        if self._next is None:  # also where the variables were given values that were saved
             self._next = self._thread.submit(self._make, group, turn + 1)
-            return False
-        scene = self._next.result()
-        for variable, value in zip(self.scenes, scene, strict=True):
-            variable[self._left].assign(value)
-        left = int(self.places[group])
-        self.places[group].assign(self._left)
-        self._left = left
-        self._exchanges += 1
-        self._next = None
-        return True
+        if being_made:
+            for variable, value in zip(self.scenes, self._next.result(), strict=True):
+                variable[left].assign(value)
+            self.places[group].assign(left)
+            self._next = None
+        self.progress.assign_add(1)
+        return bool(being_made)

@@ -58,8 +58,11 @@ class Simulator:
         self.starts = np.full((count, length), np.inf)
         self._arrived = np.zeros(count, "int64")
         self._started = np.zeros(count, "int64")
-        # Running jobs of each sequence, sorted by the first of three numbers: when it ends, when it
-        # should end by its requested time, and its processors. Empty places come first.
+        # `(sequences, n + 1, _NEXT)`: the next jobs, and after the last one some that never come.
+        submit = np.pad(jobs.submit, [(0, 0), (0, _NEXT)], constant_values=np.inf)
+        self._next = np.lib.stride_tricks.sliding_window_view(submit, _NEXT, axis=1)
+        # Running jobs of each sequence, in any order: when it ends, when it should end by its
+        # requested time, and its processors.
         self._running = _places(count, 16)
         self._let_arrive(np.arange(count))
 
@@ -112,9 +115,6 @@ class Simulator:
     def _backfill(self, rows: np.ndarray, needed: np.ndarray) -> None:
         """Starts other jobs while the chosen ones wait; where there are any, until it fits."""
         _, expected, held = self._running[:, rows]
-        order = np.argsort(expected, axis=1)
-        expected = np.take_along_axis(expected, order, axis=1)
-        held = np.take_along_axis(held, order, axis=1)
         reserved = self._freed(rows, needed, expected, held)
         # Of all jobs, also those not submitted yet, few end in time: one row after the other is
         # faster than all in step, where one with hundreds to start would hold up the others.
@@ -131,8 +131,8 @@ class Simulator:
         columns = [short.tolist(), *(each[row, short].tolist() for each in columns)]
         waiting = list(zip(*columns, strict=True))
         now, free = float(self.now[row]), int(self.free[row])
-        first = int(np.isinf(self._running[0, row]).sum())
-        running = self._running[:, row, first:].T.tolist()
+        running = self._running[:, row]
+        running = sorted(running[:, np.isfinite(running[0])].T.tolist())
         while free < needed:
             for job in list(waiting):
                 number, submit, run, requested, processors = job
@@ -153,51 +153,53 @@ class Simulator:
         self._make_room(len(running))
         self._running[:, row] = _EMPTY[:, 0]
         if running:
-            self._running[:, row, -len(running) :] = np.transpose(running)
+            self._running[:, row, : len(running)] = np.transpose(running)
 
     def _freed(
         self, rows: np.ndarray, needed: np.ndarray, ends: np.ndarray, held: np.ndarray
     ) -> np.ndarray:
         """Returns when, if nothing else starts, `needed` processors will be free."""
-        freed = self.free[rows, None] + np.cumsum(held, axis=1)
-        return ends[np.arange(len(rows)), (freed < needed[:, None]).sum(axis=1)]
+        order = np.argsort(ends, axis=1)
+        freed = self.free[rows, None] + np.cumsum(np.take_along_axis(held, order, axis=1), axis=1)
+        each, last = np.arange(len(rows)), (freed < needed[:, None]).sum(axis=1)
+        return ends[each, order[each, last]]
 
     def _pass_time(self, rows: np.ndarray, until: np.ndarray) -> None:
         self.now[rows] = until
-        running = self._running[:, rows]
-        ended = running[0] <= until[:, None]
-        self.free[rows] += (running[2] * ended).sum(axis=1).astype("int64")
-        self._running[:, rows] = np.where(ended, _EMPTY, running)
+        which, places = np.nonzero(self._running[0, rows] <= until[:, None])
+        which = rows[which]
+        np.add.at(self.free, which, self._running[2, which, places].astype("int64"))
+        self._running[:, which, places] = _EMPTY[:, 0]
         self._let_arrive(rows)
 
     def _let_arrive(self, rows: np.ndarray) -> None:
-        self._arrived[rows] = (self.jobs.submit[rows] <= self.now[rows, None]).sum(axis=1)
+        while rows.size:
+            came = (self._next[rows, self._arrived[rows]] <= self.now[rows, None]).sum(axis=1)
+            self._arrived[rows] += came
+            rows = rows[came == _NEXT]
 
     def _launch(self, rows: np.ndarray, chosen: np.ndarray) -> None:
         now, held = self.now[rows], self.jobs.processors[rows, chosen]
         self.starts[rows, chosen] = now
         self.free[rows] -= held
         self._started[rows] += 1
-        end = now + self.jobs.run[rows, chosen]
-        job = np.array([end, now + self.jobs.requested[rows, chosen], held])[..., None]
-        if np.isfinite(self._running[0, rows, 0]).any():
+        end, expected = now + self.jobs.run[rows, chosen], now + self.jobs.requested[rows, chosen]
+        # What ends last is an empty place, if there is one.
+        places = self._running[0].argmax(axis=1)[rows]
+        full = np.isfinite(self._running[0, rows, places])
+        if full.any():
+            places[full] = self._running.shape[2]
             self._make_room(self._running.shape[2] + 1)
-        running = self._running[:, rows]
-        # An empty place at the front goes, and the jobs that end earlier move up.
-        place = (running[0, :, 1:] <= end[:, None]).sum(axis=1)[:, None]
-        places = np.arange(running.shape[2])
-        earlier = np.concatenate([running[..., 1:], job], axis=2)
-        self._running[:, rows] = np.where(
-            places < place, earlier, np.where(places == place, job, running)
-        )
+        self._running[:, rows, places] = end, expected, held
 
     def _make_room(self, number: int) -> None:
         while self._running.shape[2] < number:
             room = _places(len(self.now), self._running.shape[2])
-            self._running = np.concatenate([room, self._running], axis=2)
+            self._running = np.concatenate([self._running, room], axis=2)
 
 
-_EMPTY = np.array([-np.inf, -np.inf, 0])[:, None, None]
+_EMPTY = np.array([np.inf, np.inf, 0])[:, None, None]
+_NEXT = 8  # jobs of which it is seen at once whether they have come
 
 
 def _places(count: int, number: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import re
+import zlib
 
 import numpy as np
 
@@ -35,8 +36,8 @@ def read_swf(path: str | os.PathLike[str], *, processors: int | None = None) -> 
 
     Raises:
         ValueError: If a line is not 18 numbers, a job larger than the machine, its submit time
-            negative or its processors no whole number (the message has the line's number), or
-            nothing says how large the machine is.
+            negative or its processors no whole number (the message has the line's number),
+            nothing says how large the machine is, or the file cannot be decompressed.
 
     Example:
     ```python
@@ -54,13 +55,19 @@ def read_swf(path: str | os.PathLike[str], *, processors: int | None = None) -> 
     sizes, rows = {}, []
     opened = gzip.open if path.suffix == ".gz" else open
     # Names in comments come in many encodings; in a job no replaced character passes.
-    with opened(path, "rt", encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.lstrip().startswith(";"):
-                if size := _SIZE.match(line.lstrip()):
-                    sizes[size[1]] = int(size[2])
-            elif line.strip():
-                rows.append([*_numbers(line, f"Line {number} of {path.name}"), number])
+    try:
+        with opened(path, "rt", encoding="utf-8", errors="replace") as stream:
+            lines = stream.readlines()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path.name} must be a whole file compressed by gzip. Received: {error}"
+        ) from error
+    for number, line in enumerate(lines, start=1):
+        if line.lstrip().startswith(";"):
+            if size := _SIZE.match(line.lstrip()):
+                sizes[size[1]] = int(size[2])
+        elif line.strip():
+            rows.append([*_numbers(line, f"Line {number} of {path.name}"), number])
     machine = processors or sizes.get("MaxProcs") or sizes.get("MaxNodes")
     if not machine:
         raise ValueError(
@@ -95,6 +102,7 @@ def _numbers(line: str, where: str) -> list[float]:
         numbers = [float(word) for word in words]
     except ValueError:
         numbers = []
-    if len(numbers) != _COLUMNS or not all(map(math.isfinite, numbers)):
+    # Python reads 7_0 as 70.
+    if len(numbers) != _COLUMNS or "_" in line or not all(map(math.isfinite, numbers)):
         raise ValueError(f"{where} must be {_COLUMNS} numbers. Received: {line.strip()!r}")
     return numbers

@@ -178,10 +178,20 @@ def test_maps_are_exchanged_while_episodes_run(environment):
     assert environment.scenes.free.numpy()[(environment.state.scene.numpy(), *cells(rows))].all()
     # The same calls on another environment let the same maps in.
     other = small(4, scenes=2, seed=3, swap_every=1, jit_compile=False)
-    other.reset()
-    for actions in ([2, 2, 2, 2], [2, 2, 2, 2], [0, 0, 0, 0], [2, 2, 2, 2]):
-        other.step(actions)
-    same(arrays(other.scenes), arrays(environment.scenes))
+    copied = small(4, scenes=2, seed=3)
+    found = []
+    for _ in range(2):  # and after a reset, which puts the first maps back
+        other.reset(5)
+        same([each[:2] for each in arrays(other.scenes)[:1]], [maps[:2]])
+        seen = [other.step(actions) for actions in ([2] * 4, [2] * 4, [0] * 4)]
+        for variable, value in zip(copied.variables, other.variables, strict=True):
+            variable.assign(value)  # while a map is being made
+        assert copied.swap_scenes(other.state)
+        seen.append(other.step([2] * 4))
+        found.append(arrays(seen))
+        for each in (other, copied):
+            same(arrays(each.scenes), arrays(environment.scenes))
+    same(*found)
 
 
 def cells(positions):
@@ -217,8 +227,10 @@ def test_maps_without_room_for_the_goals_are_passed_over():
 
 
 def test_bad_actions_say_so(environment):
-    with pytest.raises(RuntimeError, match="`reset` must be called"):
-        small(1).step([0])
+    fresh = small(1)
+    for name, call in {"step": lambda: fresh.step([0]), "swap_scenes": fresh.swap_scenes}.items():
+        with pytest.raises(RuntimeError, match=f"`reset` must be called before `{name}`"):
+            call()
     environment.reset()
     wrong = [[0, 1, 2], [0, 1, 2, 4], [0, 1, -1, 0], tf.zeros(3, "int32"), tf.zeros(4)]
     for actions in wrong:

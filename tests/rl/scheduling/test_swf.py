@@ -47,7 +47,7 @@ def test_a_trace_is_read(trace, name):
 
 @pytest.mark.parametrize(
     "line",
-    ["6 90 -1 40", JOBS[0] + " 0", JOBS[0].replace("70", "7O"), JOBS[0].replace("70", "nan")],
+    ["6 90 -1 40", JOBS[0] + " 0", *(JOBS[0].replace("70", each) for each in ("7O", "7_0", "nan"))],
 )
 def test_a_malformed_line_is_an_error_with_its_number(trace, line):
     with pytest.raises(ValueError, match=r"^Line 7 of trace\.swf must be 18 numbers"):
@@ -80,6 +80,16 @@ def test_the_machine_must_be_known_and_large_enough(trace):
         read_swf(trace([]))
     with pytest.raises(ValueError, match="There must be jobs"):
         read_swf(trace(JOBS[2:4]))
+
+
+def test_a_damaged_file_says_so(trace):
+    path = trace(JOBS, name="trace.swf.gz")
+    whole = path.read_bytes()
+    # Cut off, with a block of no known kind, and not compressed at all.
+    for data in (whole[:-20], whole[:10] + b"\x07" + whole[11:], JOBS[0].encode()):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"trace\.swf\.gz must be a whole file compressed"):
+            read_swf(path)
 
 
 def test_comments_may_be_in_any_encoding(trace):
