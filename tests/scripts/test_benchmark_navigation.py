@@ -2,6 +2,7 @@ import functools
 import re
 
 import benchmark
+import benchmark_cases
 import benchmark_navigation
 import pointnav_settings
 import pytest
@@ -9,6 +10,10 @@ import pytest
 from keras_sharp.rl.navigation import PointGoalEnvironment
 
 pytest.importorskip("gymnasium", reason="Gymnasium is not installed")
+
+
+def test_the_sizes_that_are_asked_for():
+    assert benchmark_cases.FULL.environments == (1, 64, 1024) and benchmark_cases.FULL.image == 64
 
 
 def test_navigation_on_tiny_sizes(tmp_path, monkeypatch):
