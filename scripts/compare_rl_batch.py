@@ -80,7 +80,7 @@ def cells(settings: argparse.Namespace) -> list[tuple[str, int]]:
 
 
 def work(settings: argparse.Namespace, console: rich.console.Console) -> int:
-    trainings, results = {}, {}
+    trainings, results, diverged = {}, {}, {}
     not_these = ("optimizers", "learning_rate")
     claims = {name: value for name, value in decisive(settings).items() if name not in not_these}
     with locked(settings.output):
@@ -95,10 +95,17 @@ def work(settings: argparse.Namespace, console: rich.console.Console) -> int:
                     settings, number, name, folder, display, _NOISE
                 )
             for cell, training in trainings.items():
-                training.run()
+                try:
+                    training.run()
+                except FloatingPointError as error:
+                    diverged[cell] = str(error)
+                    continue
                 results[cell] = _measure(settings, training, environment, folder)
-    show(settings, trainings, results, console)
-    return 0
+    for cell, reason in diverged.items():
+        console.print(f"{trainings.pop(cell).name} is left out: {reason}", markup=False)
+    if trainings:
+        show(settings, trainings, results, console)
+    return 0 if trainings else 1
 
 
 def _measure(

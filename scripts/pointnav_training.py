@@ -73,18 +73,16 @@ class PointNavTraining:
         display.plan.left[self._kind] = self.updates
 
     def run(self) -> None:
-        """Trains until the last update."""
+        """Trains until the last update.
+
+        Raises:
+            FloatingPointError: If it diverges. What is saved is of before, and leads there again.
+        """
         self.history = agent_file.restore(self._file, self._agent.variables, COLUMNS)
         self.display.plan.left[self._kind] = self.updates - len(self.history)
         if len(self.history) < self.updates:
             self.display.show(self.name, "making maps, compiling")
-            try:
-                self._train()
-            except FloatingPointError as error:
-                raise SystemExit(
-                    f"{self.name}: {error} Choose a lower --learning-rate, and another --output: "
-                    f"{self._file} would lead here again."
-                ) from error
+            self._train()
         # For whoever wants to use it; the training itself goes on from its own file.
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self.policy.save(self._file.with_suffix(".keras"))

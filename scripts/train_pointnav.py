@@ -68,7 +68,13 @@ def work(settings: argparse.Namespace, console: rich.console.Console) -> int:
             training = PointNavTraining(
                 settings, settings.environments, settings.optimizer, folder, display
             )
-            training.run()
+            try:
+                training.run()
+            except FloatingPointError as error:
+                raise SystemExit(
+                    f"{error} Choose a lower --learning-rate, and another --output: what is in "
+                    f"{settings.output} leads here again."
+                ) from error
             display.show("evaluation", f"{settings.episodes} episodes on maps never seen")
             seed = None if settings.likeliest else settings.seed
             found = evaluate(training.policy, environment, steps=settings.steps, seed=seed)

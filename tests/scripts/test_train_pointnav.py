@@ -169,6 +169,21 @@ def test_cells_of_the_comparison():
 def test_comparison(monkeypatch, tmp_path, capsys):
     command = [*TINY, "--environments", "4"]
     monkeypatch.setattr(compare_rl_batch, "_NOISE", 2)
+    train = PointNavTraining._train
+
+    def diverge(training):
+        if training.name == "4-adam":
+            raise FloatingPointError("The weights are not finite in update 3.")
+        train(training)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PointNavTraining, "_train", diverge)
+        assert compare_rl_batch.main([*command, "--output", str(tmp_path)]) == 0
+        assert "4-adam is left out: The weights" in capsys.readouterr().out
+        assert "| adam |" not in (tmp_path / "rl-batch.md").read_text()
+        alone = [*TINY, "--environments", "4", "--optimizer", "adam"]
+        with pytest.raises(SystemExit, match="not finite in update 3. Choose a lower --learning"):
+            train_pointnav.main([*alone, "--output", str(tmp_path / "alone")])
     assert compare_rl_batch.main([*command, "--output", str(tmp_path)]) == 0
     made = json.loads((tmp_path / "rl-batch.json").read_text())
     noise = [each["noise_trace"] for each in made["training"]["4-adam"]]
