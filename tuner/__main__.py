@@ -96,6 +96,12 @@ def parser() -> argparse.ArgumentParser:
     go.add_argument("--max-trials", type=int)
     go.add_argument("--objective", choices=tuple(OBJECTIVES), default="validation_accuracy")
     go.add_argument("--no-sharpness", dest="sharpness", action="store_false")
+    go.add_argument(
+        "--strategy",
+        type=importable,
+        metavar="MODULE:FUNCTION",
+        help="returns the strategy of each training; all GPUs by default",
+    )
     go.add_argument("--limit", type=int, help="use only so many examples of named data")
     go.add_argument("--retry-failed", action="store_true")
     go.add_argument("--workers", type=int, help="search with a chief and so many workers")

@@ -1,5 +1,6 @@
 """The process that hands out the work of a search."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -17,6 +18,7 @@ from keras_sharp.tuner.processes import run
 from keras_sharp.tuner.records import Records, write_json
 from keras_sharp.tuner.search_tuner import SearchTuner, make_oracle
 from keras_sharp.tuner.space import point_of
+from keras_sharp.tuner.supervise import chief_address, ending_with_chief
 from keras_sharp.tuner.trial import Plan, Task, prepare, train_point
 
 
@@ -38,6 +40,8 @@ class Coordinator:
         self.console = rich.console.Console(highlight=False, quiet=not verbose)
         self.records = Records(task.root)
         self.records.root.mkdir(parents=True, exist_ok=True)
+        if role() == "chief":
+            self.records.ended_file.unlink(missing_ok=True)
         outcome = run(prepare, task, log=self.records.root / "prepare.log")
         if outcome.kind != "finished":
             raise ValueError(f"The search cannot begin. {outcome.reason}")
@@ -53,12 +57,16 @@ class Coordinator:
                 "space": dataclasses.asdict(self.task.space),
                 "hyperparameters": self.known["hyperparameters"]["space"],
                 "weights": self.known["weights"],
+                "loss": self.known["loss"],
                 "epochs": task.epochs,
                 "steps": task.steps,
-                "seeds": list(task.seeds),
                 "sharpness": task.sharpness,
+                # Each by itself, for a message that names the one that differs.
+                **{f"layer {name}": layer for name, layer in self.known["layers"].items()},
             },
-            {name: self.known[name] for name in ("model", "replicas", "devices")},
+            # More seeds go on with the same search.
+            {"seeds": list(task.seeds)}
+            | {name: self.known[name] for name in ("model", "replicas", "devices")},
         )
         if retry_failed and role() != "worker":  # one that was started again would forget news
             self.records.forget_failures()
@@ -68,6 +76,15 @@ class Coordinator:
 
     def search(self, oracle: str, max_trials: int | None, seed: int) -> None:
         """Trains the reference, then what the oracle proposes."""
+        ended = self.records.ended_file
+        with contextlib.ExitStack() as stack:
+            if role() == "worker":
+                stack.enter_context(ending_with_chief(ended))
+            elif role() == "chief":
+                stack.callback(lambda: write_json(ended, chief_address()))
+            self._search(oracle, max_trials, seed)
+
+    def _search(self, oracle: str, max_trials: int | None, seed: int) -> None:
         if role() != "chief":
             self._train_reference()
         # Hyperband's epochs are shares of a whole training at the base batch.
@@ -144,7 +161,12 @@ class Coordinator:
         """Trains a point in a process, again with ever smaller parts while memory is short.
 
         All seeds are trained in the same parts, for in others they are other trainings. Where it
-        was the measuring that was short of memory, the trained model is measured again in parts.
+        was the measuring that was short of memory, the trained model is measured again in parts. A
+        sharpness is tried once more, with no more examples at once than were trained; beyond that
+        its memory goes with the weights.
+
+        Who killed a process is not known: it is started again as it was, and goes on. Killed again
+        it counts as out of memory.
 
         Returns the reason if it failed.
         """
@@ -154,17 +176,26 @@ class Coordinator:
         plan = Plan(epochs, micro_batch, is_reference=is_reference)
         # A share of the batch that leaves each replica no work at all would be no training.
         part = micro_batch or -(-hp.values["batch_size"] // self.known["replicas"])
+        killed = False
         while True:
             measuring.unlink(missing_ok=True)
             outcome = run(train_point, self.task, hp.get_config(), plan, log=folder / "log.txt")
             if outcome.kind == "finished":
                 return None
-            at_once = part
-            if measuring.exists():
-                at_once = json.loads(measuring.read_text(encoding="utf-8"))
-            if outcome.kind != "out of memory" or at_once <= 1:
+            measured = self.records.measuring(hp.values)
+            at_once, record = measured.get("evaluation_batch", part), measured.get("record")
+            if record is not None:  # all is known of this training but its sharpness
+                if outcome.kind == "failed" or plan.sharpness_batch is not None:
+                    self.records.finish(record | {"sharpness_status": outcome.reason})
+                    what = f"seed {record['seed']} has no sharpness"
+                else:
+                    plan = dataclasses.replace(plan, sharpness_batch=min(part, plan.evaluation))
+                    what = f"sharpness measured with {plan.sharpness_batch} examples at once"
+            elif outcome.kind == "killed" and not killed:
+                killed, what = True, "started again"
+            elif outcome.kind == "failed" or at_once <= 1:
                 return outcome.reason
-            if measuring.exists():
+            elif measured:
                 plan = dataclasses.replace(plan, evaluation_batch=at_once // 2)
                 what = f"measured again with {at_once // 2} examples at once"
             else:
@@ -172,7 +203,7 @@ class Coordinator:
                 plan = dataclasses.replace(plan, micro_batch=part)
                 self.records.drop_trainings(hp.values, epochs)
                 what = f"trained again with micro_batch {part}"
-            self.console.print(f"  out of memory: {what}")
+            self.console.print(f"  {outcome.reason}: {what}", markup=False, soft_wrap=True)
 
     def _failure(self, hp: keras_tuner.HyperParameters, epochs: int) -> str:
         file = self.records.failure_file(hp.values, epochs)
@@ -226,6 +257,8 @@ def _name(build: str | Callable) -> str:
     if isinstance(build, str):
         return build
     inner = getattr(build, "func", build)  # functools.partial
+    owner = getattr(inner, "__self__", None)
+    inner = inner if owner is None else type(owner)  # a HyperModel
     return f"{getattr(inner, '__module__', '')}.{getattr(inner, '__qualname__', repr(build))}"
 
 

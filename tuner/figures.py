@@ -64,10 +64,10 @@ def accuracy_curve(points: list[Point], recommendation: Recommendation, ax: "Axe
     limit = 100 * (recommendation.reference["accuracy"] - recommendation.max_gap)
     ax.axhline(limit, color="tab:gray", linestyle=":", label="limit")
     ax.axvline(recommendation.batch_size, color="tab:green", linestyle="--", label="critical batch")
-    if recommendation.noise_scale is not None:
-        ax.axvline(
-            recommendation.noise_scale, color="tab:orange", linestyle="-.", label="noise scale"
-        )
+    scales = [each["value"] for each in recommendation.noise_scale if each["value"] is not None]
+    for number, scale in enumerate(scales):
+        label = None if number else "noise scale of each seed"
+        ax.axvline(scale, color="tab:orange", linestyle="-.", label=label)
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set(xlabel="batch size", ylabel="validation accuracy (%)")

@@ -17,10 +17,8 @@ from keras_sharp.tuner.splits import Pair, Splits
 from keras_sharp.weights import FlatVariables
 
 
-def measure(
-    model: keras.Model, splits: Splits, batch_size: int, seed: int, *, sharp: bool
-) -> dict[str, Any]:
-    """Returns accuracies and sharpness of a trained model, on equal terms.
+def measure(model: keras.Model, splits: Splits, batch_size: int) -> dict[str, Any]:
+    """Returns losses and accuracies of a trained model, on equal terms.
 
     Dropout is off, and BatchNormalization uses the statistics of the training set at the final
     weights: moving averages lag behind by a number of steps, of which large batches take few.
@@ -29,14 +27,12 @@ def measure(
         model: The model; its moving statistics are set.
         splits: The data.
         batch_size: Examples measured at once.
-        seed: Of the sharpness.
-        sharp: Whether to measure it. Where that fails it is None, and its status says why.
     """
     train = Objective(model, splits.train, batch_size=batch_size)
     variables = moving_statistics(model)
     if variables:
         FlatVariables(variables).write(train.estimate_statistics())
-    measured: dict[str, Any] = {"evaluation_batch": batch_size}
+    measured: dict[str, Any] = {}
     for name in ("train", "validation", "test"):
         pair = getattr(splits, name)
         objective = train
@@ -45,15 +41,26 @@ def measure(
         loss, accuracy = objective.evaluate() if objective else (None, None)
         measured |= {f"{name}_loss": finite(loss), f"{name}_accuracy": accuracy}
     gap = measured["train_accuracy"] - measured["validation_accuracy"]
-    measured |= {"generalization_gap": gap, "sharpness": None, "sharpness_status": None}
-    if sharp:
-        try:
-            result = sharpness(train, seed=seed, verbose=0)
-        except (FloatingPointError, ValueError, MemoryError) as error:
-            # The training is finished and its accuracy known, whatever becomes of this.
-            return measured | {"sharpness_status": f"{type(error).__name__}: {error}"}
-        measured |= {"sharpness": finite(result.value), "sharpness_status": result.status}
-    return measured
+    return measured | {"generalization_gap": gap}
+
+
+def measure_sharpness(
+    model: keras.Model, splits: Splits, batch_size: int, seed: int
+) -> dict[str, Any]:
+    """Returns the sharpness of a model that was measured; None, and why, where there is none.
+
+    Args:
+        model: The model.
+        splits: The data.
+        batch_size: Examples measured at once.
+        seed: Of the sharpness.
+    """
+    try:
+        result = sharpness(model, splits.train, batch_size=batch_size, seed=seed, verbose=0)
+    except (FloatingPointError, ValueError) as error:
+        # The training is finished and its accuracy known, whatever becomes of this.
+        return {"sharpness": None, "sharpness_status": f"{type(error).__name__}: {error}"}
+    return {"sharpness": finite(result.value), "sharpness_status": result.status}
 
 
 def finite(number: float | None) -> float | None:
@@ -79,6 +86,8 @@ class NoiseHalfWay(MeasureDuringTraining):
         seed: Decides which examples make up a small batch.
     """
 
+    LOGS = ("noise_scale", "noise_scale_error", "noise_scale_status")
+
     def __init__(self, train: Pair, epochs: int, batch_size: int, seed: int):
         super().__init__(
             shuffled(train, seed),
@@ -90,9 +99,17 @@ class NoiseHalfWay(MeasureDuringTraining):
         )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Measures after one epoch."""
-        if epoch + 1 == self.every:
-            super().on_epoch_end(epoch, logs)
+        """Measures after one epoch, and writes error and status into the logs, too."""
+        if epoch + 1 != self.every:
+            return
+        super().on_epoch_end(epoch, logs)
+        if epoch not in self.reports:
+            logs["noise_scale_status"] = "It could not be measured; the log of its point says why."
+            return
+        result = self.reports[epoch]["noise_scale"]
+        logs["noise_scale_status"] = result.status
+        if result.standard_error is not None:
+            logs["noise_scale_error"] = result.standard_error
 
 
 class Clock(keras.callbacks.Callback):

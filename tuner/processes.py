@@ -13,7 +13,11 @@ import types
 from collections.abc import Callable
 from typing import Any, Literal
 
-Kind = Literal["finished", "out of memory", "failed"]
+Kind = Literal["finished", "out of memory", "killed", "failed"]
+
+# With these the system ends a process for which it has no memory, or a library itself that gets
+# none. There are other reasons: which one it was is not known.
+_KILLED = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)
 
 # A server that has imported TensorFlow, but used no device, forks each process in no time.
 _CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
@@ -24,7 +28,7 @@ class Outcome:
     """How a process ended.
 
     Attributes:
-        kind: `"finished"`, `"out of memory"` or `"failed"`.
+        kind: `"finished"`, `"out of memory"`, `"killed"`, which may be the same, or `"failed"`.
         value: What the function returned.
         reason: A sentence, if it did not finish.
     """
@@ -81,12 +85,10 @@ def check_importable(name: str, thing: Any) -> None:
 
 
 def _ended(code: int, log: pathlib.Path) -> Outcome:
-    if code == -signal.SIGKILL:
-        # Nobody else is known to do that.
-        return Outcome("out of memory", reason="killed by the system, which was out of memory")
     if code < 0:
+        kind: Kind = "killed" if -code in _KILLED else "failed"
         name = signal.Signals(-code).name
-        return Outcome("failed", reason=f"The process was ended by {name}. See {log}")
+        return Outcome(kind, reason=f"The process was ended by {name}. See {log}")
     return Outcome(
         "failed",
         reason=(

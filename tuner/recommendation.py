@@ -73,8 +73,8 @@ class Recommendation(Result):
         step_speed_up: Steps of the reference over steps of this point.
         time_speed_up: The same of seconds; None where they are not known.
         sharpness: Mean over seeds, or None. It played no part in the choice.
-        noise_scale: Of the reference half-way, in examples: batches far above it waste examples.
-            None where it could not be measured.
+        noise_scale: Of the reference half-way: for each seed its `value` in examples, above which
+            batches waste some, or None; its standard `error`; and a `status`.
         max_gap: Accuracy that might be lost.
         points: Number of points that were trained for the whole length.
         points_by_batch: The same of each batch size; the names are its digits.
@@ -94,7 +94,7 @@ class Recommendation(Result):
     step_speed_up: float
     time_speed_up: float | None
     sharpness: float | None
-    noise_scale: float | None
+    noise_scale: list[dict[str, Any]]
     max_gap: float
     points: int
     points_by_batch: dict[str, int]
@@ -174,7 +174,6 @@ def recommend(
     error = None
     if size != smallest and None not in (point.error, reference.error):
         error = math.hypot(point.error, reference.error)
-    scales = [t["noise_scale"] for t in trainings if t.get("noise_scale") is not None]
     counts = collections.Counter(each.batch_size for each in points)
     failed = {each["values"]["batch_size"] for each in failures} - best.keys()
     seconds = None
@@ -194,7 +193,16 @@ def recommend(
         step_speed_up=reference.steps / point.steps,
         time_speed_up=seconds,
         sharpness=point.sharpness,
-        noise_scale=statistics.fmean(scales) if scales else None,
+        noise_scale=[
+            {
+                "seed": each["seed"],
+                "value": each["noise_scale"],
+                "error": each["noise_scale_error"],
+                "status": each["noise_scale_status"],
+            }
+            for each in trainings
+            if each["noise_scale_status"] is not None
+        ],
         max_gap=max_gap,
         points=len(points),
         points_by_batch={str(size): counts[size] for size in best},

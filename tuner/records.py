@@ -35,7 +35,10 @@ COLUMNS = (
     "train_loss",
     "test_loss",
     "sharpness",
+    "sharpness_status",
     "noise_scale",
+    "noise_scale_error",
+    "noise_scale_status",
 )
 
 
@@ -45,8 +48,9 @@ class Records:
         config.json                          what is searched
         points/<point>/epochs-E.seed-S.json  a training that is finished
         points/<point>/epochs-E.failed.json  why a point has none
-        points/<point>/measuring.json        examples measured at once, while a model is measured
+        points/<point>/measuring.json        how a model is measured, and what is known, meanwhile
         points/<point>/log.txt               what its processes printed
+        ended.json                           address of a chief that has ended
 
     Args:
         root: The folder.
@@ -60,7 +64,7 @@ class Records:
 
         Args:
             settings: What decides the numbers.
-            details: More to write down.
+            details: More to write down; those of the last call count.
 
         Raises:
             ValueError: If the folder is of another search; the message names the difference.
@@ -79,8 +83,7 @@ class Records:
                         f"{self.root} holds another search: {'; '.join(changes)}. "
                         "Choose another folder, or the same settings again."
                     )
-            else:
-                write_json(self.root / "config.json", {"settings": settings, **details})
+            write_json(self.root / "config.json", {"settings": settings, **details})
 
     @property
     def config(self) -> dict[str, Any]:
@@ -113,6 +116,14 @@ class Records:
         files = [self.file(values, epochs, seed) for seed in seeds]
         return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
 
+    def finish(self, record: dict[str, Any]) -> None:
+        """Writes the record of a training, after which nothing else of it is needed."""
+        values, epochs, seed = record["values"], record["epochs"], record["seed"]
+        self.measuring_file(values).unlink(missing_ok=True)  # first: what it knows is less
+        write_json(self.file(values, epochs, seed), record)
+        if epochs == record["whole_epochs"]:
+            self.drop_checkpoints(values, seed)
+
     def drop_trainings(self, values: dict[str, Any], epochs: int) -> None:
         """Deletes the records of a point, to train it in another way."""
         for file in self.folder(values).glob(f"epochs-{epochs}.seed-*.json"):
@@ -135,6 +146,19 @@ class Records:
     def measuring_file(self, values: dict[str, Any]) -> pathlib.Path:
         """Returns the file that is there while a trained model is measured."""
         return self.folder(values) / "measuring.json"
+
+    def measuring(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Returns what is in that file: examples measured at once, and what is known; or nothing.
+
+        What is known is the `record`, with all but the sharpness, or None.
+        """
+        file = self.measuring_file(values)
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    @property
+    def ended_file(self) -> pathlib.Path:
+        """The file that is there once the chief has ended."""
+        return self.root / "ended.json"
 
     def trainings(self) -> list[dict[str, Any]]:
         """Returns the records of all finished trainings, by batch size, rate and seed."""

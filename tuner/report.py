@@ -51,14 +51,16 @@ def report(
     trainings, failures = records.trainings(), records.failures()
     rows = [_row(each, "finished") for each in trainings]
     rows += [_row(each, f"failed: {each['reason']}") for each in failures]
+    # A search may have gone on with fewer seeds; the tables have all of them.
+    counted = [each for each in trainings if each["seed"] in config["seeds"]]
     target = pathlib.Path(folder) / "report"
     target.mkdir(exist_ok=True)
     write_text(target / "trials.csv", _csv(rows))
     write_text(target / "trials.json", json.dumps(rows, indent=2))
-    seeds = len(settings["seeds"])
+    seeds = len(config["seeds"])
     try:
         found = recommend(
-            trainings,
+            counted,
             failures,
             seeds=seeds,
             base_batch_size=settings["space"]["base_batch_size"],
@@ -68,7 +70,7 @@ def report(
         reasons = "; ".join(sorted({each["reason"] for each in failures}))
         raise RuntimeError(f"{error}. Failed: {reasons or 'none so far'}") from None
     write_text(target / "recommendation.json", found.to_json(indent=2))
-    points = points_of(trainings, seeds)
+    points = points_of(counted, seeds)
     pictures = png_files(points, found)
     for name, png in pictures.items():
         (target / name).write_bytes(png)
@@ -132,9 +134,20 @@ def _facts(found: Recommendation, failed: int) -> dict[str, str]:
         other = found.reference["sharpness"]
         known = "unknown" if other is None else f"{other:.4g}"
         facts["sharpness"] = f"{found.sharpness:.4g}, reference {known}; no part in the choice"
-    if found.noise_scale is not None:
-        facts["noise scale"] = f"{found.noise_scale:.0f} examples, of the reference half-way"
+    if found.noise_scale:
+        facts["noise scale"] = f"{_noise(found.noise_scale)}; of the reference half-way"
     return facts
+
+
+def _noise(seeds: list[dict[str, Any]]) -> str:
+    """Returns the noise scales of all seeds in words."""
+    known = [each["value"] for each in seeds if each["value"] is not None]
+    if not known:
+        return f"unknown. {seeds[0]['status']}"
+    ends = dict.fromkeys(f"{end:.0f}" for end in (min(known), max(known)))
+    unknown = len(seeds) - len(known)
+    of = f", unknown for {unknown} of {len(seeds)} seeds" if unknown else ""
+    return f"{' to '.join(ends)} examples{of}"
 
 
 def _line(point: Point) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Callable
 from typing import Unpack
 
+import keras_tuner
+
 from keras_sharp.arguments import integer, one_of
 from keras_sharp.tuner.coordinator import Coordinator, role
 from keras_sharp.tuner.processes import check_importable
@@ -17,7 +19,7 @@ from keras_sharp.tuner.trial import NAMES, Task
 
 
 def search(
-    build: str | Callable = "small",
+    build: str | Callable | keras_tuner.HyperModel = "small",
     data: str | tuple | Callable = "digits",
     folder: str | os.PathLike = "runs/search",
     *,
@@ -41,9 +43,9 @@ def search(
 
     Trains the small-batch reference first, then the points of the space, each in a process of its
     own, and keeps a record of every training in `folder`. The same call goes on with a search that
-    was stopped: what is finished is not run again. A point that does not fit into memory is tried
-    again with `micro_batch`, all its seeds alike; one that fails is left out, and the search goes
-    on.
+    was stopped: what is finished is not run again; with more seeds it adds those. A point that does
+    not fit into memory is tried again with `micro_batch`, all its seeds alike; one that fails is
+    left out, and the search goes on.
 
     With keras-tuner's variables `KERASTUNER_TUNER_ID`, `KERASTUNER_ORACLE_IP` and
     `KERASTUNER_ORACLE_PORT` set the same call is one of several workers, or their chief; see
@@ -51,7 +53,9 @@ def search(
 
     Args:
         build: Importable function that takes keras-tuner's `hp` and returns a model compiled with
-            one of Keras's cross-entropies. What it declares with `hp` is searched, too. Or
+            one of Keras's cross-entropies. What it declares with `hp` is searched, too, but must
+            not have the name of what the search decides, such as `"learning_rate"`;
+            `hp.get("batch_size")` asks for that. Or a `HyperModel` with such a `build`; or
             `"small"`, or the name of one of `keras_sharp.networks`.
         data: Name for `keras_sharp.datasets.load`, whose training set gives up a fifth for
             validation; or two or three pairs `(x, y)` of arrays: training, validation, perhaps
@@ -120,6 +124,13 @@ def search(
         raise ValueError(f"`max_trials` must be given for the oracle {oracle!r}")
     if isinstance(build, str):
         one_of("build", build, NAMES)
+    elif isinstance(build, keras_tuner.HyperModel):
+        build = build.build
+    if strategy is not None and not callable(strategy):
+        raise ValueError(
+            "`strategy` must be an importable function that returns a strategy. "
+            f"Received: strategy={strategy!r}"
+        )
     for name, thing in (("build", build), ("data", data), ("strategy", strategy)):
         if callable(thing):
             check_importable(name, thing)

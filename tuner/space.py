@@ -199,30 +199,45 @@ class Space:
                 hp.Choice(name, list(getattr(self, name)))
         return hp
 
-    def schedule(self, values: dict[str, Any], examples: int, epochs: int) -> WarmUp:
+    def schedule(
+        self,
+        values: dict[str, Any],
+        examples: int,
+        epochs: int,
+        epochs_at_largest: int | None = None,
+    ) -> WarmUp:
         """Returns the learning rate of a training at one point, in steps.
 
         Args:
             values: The point.
             examples: Number of training examples.
             epochs: Length of the whole training.
+            epochs_at_largest: The same at the largest batch, by which LEGW's warm-up goes. Defaults
+                to `epochs`.
         """
         batch, base = values["batch_size"], self.base_batch_size
         rate, steps = float(values["learning_rate"]), math.ceil(examples / batch)
         falling = lambda peak: keras.optimizers.schedules.PolynomialDecay(peak, epochs, 0.0)  # noqa: E731
         if values["scaling"] == "legw":
-            warm_up = epochs / 2 * base / max(self.batch_sizes)
+            warm_up = (epochs_at_largest or epochs) / 2 * base / max(self.batch_sizes)
             return LEGW(falling(rate), warm_up, batch, base, epochs, steps)
         scaled = {"none": lambda r, *_: r, "linear": linear_scaling, "sqrt": square_root_scaling}
         return WarmUp(falling(scaled[values["scaling"]](rate, batch, base)), 0, epochs, steps)
 
-    def recipe(self, values: dict[str, Any], examples: int, epochs: int) -> Recipe:
+    def recipe(
+        self,
+        values: dict[str, Any],
+        examples: int,
+        epochs: int,
+        epochs_at_largest: int | None = None,
+    ) -> Recipe:
         """Returns the training at one point; a strategy must be open, if there is one.
 
         Args:
             values: The point.
             examples: Number of training examples.
             epochs: Length of the whole training.
+            epochs_at_largest: See `schedule`.
         """
         if self.method is not None:
             return METHODS[values["method"]](
@@ -235,7 +250,7 @@ class Space:
         make, _ = OPTIMIZERS[values["optimizer"]]
         return Recipe(
             name=values["optimizer"],
-            optimizer=make(self.schedule(values, examples, epochs)),
+            optimizer=make(self.schedule(values, examples, epochs, epochs_at_largest)),
             batch_size=values["batch_size"],
             epochs=epochs,
             gradient=GRADIENTS[values["gradient"]](),

@@ -1,12 +1,15 @@
 """Chief and workers of one search, started and kept alive."""
 
+import contextlib
+import json
 import os
+import pathlib
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 # The status of a command that was called in the wrong way: it would end so again.
 _MISTAKE = 2
@@ -121,6 +124,46 @@ def end_with_supervisor() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def ending_with_chief(file: pathlib.Path) -> Iterator[None]:
+    """Has a worker end with status 0 once its chief has ended, also one that asks too late.
+
+    keras-tuner's client would wait an hour for an answer. A chief that has just been started again
+    at the same address deletes the file, so it must be there for a while.
+
+    Args:
+        file: Into which a chief writes its address when it ends.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        since = time.monotonic()
+        while not over.wait(0.5):
+            if _written(file) != chief_address():
+                since = time.monotonic()
+            elif time.monotonic() - since > _GRACE_SECONDS:
+                print("The chief has ended, and so does this worker.", file=sys.stderr)
+                os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _written(file: pathlib.Path) -> str | None:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def chief_address() -> str:
+    """Returns `host:port` of the chief of this process."""
+    return f"{os.environ['KERASTUNER_ORACLE_IP']}:{os.environ['KERASTUNER_ORACLE_PORT']}"
 
 
 def _free_address() -> str:

@@ -17,7 +17,8 @@ from keras_sharp.large_batch import Recipe
 from keras_sharp.networks import NETWORKS
 from keras_sharp.objective import Objective
 from keras_sharp.training import Conservative
-from keras_sharp.tuner.measuring import Clock, NoiseHalfWay, finite, measure
+from keras_sharp.training.fingerprint import describe, describe_model
+from keras_sharp.tuner.measuring import Clock, NoiseHalfWay, finite, measure, measure_sharpness
 from keras_sharp.tuner.records import COLUMNS, Records, write_json
 from keras_sharp.tuner.space import Space, point_of
 from keras_sharp.tuner.splits import Splits, load_splits
@@ -27,6 +28,9 @@ NAMES = ("small", *NETWORKS)
 
 # More at once would gain no time.
 _EVALUATION_BATCH = 1000
+
+# What the search itself decides. A model may ask for its batch size.
+_DECIDED = {"learning_rate", "optimizer", "gradient", "scaling", "method"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +91,14 @@ class Plan:
         micro_batch: Examples a replica processes at once, or None.
         evaluation_batch: Examples measured at once. None: 1000, the same for all points, or as many
             as a replica must not exceed while it trains.
+        sharpness_batch: The same for the sharpness, where memory was short. None: as many.
         is_reference: Whether the noise scale is measured, too.
     """
 
     epochs: int
     micro_batch: int | None = None
     evaluation_batch: int | None = None
+    sharpness_batch: int | None = None
     is_reference: bool = False
 
     @property
@@ -140,10 +146,11 @@ def prepare(task: Task) -> dict[str, Any]:
     strategy = task.make_strategy()
     space = task.space.for_examples(splits.examples)
     hp = space.hyperparameters()
-    model = None
+    model, declared = None, set()
 
     def build(hp):
         nonlocal model
+        _note(hp, declared)
         with strategy.scope():
             model = task.make_model(hp, splits)
         return model
@@ -154,7 +161,7 @@ def prepare(task: Task) -> dict[str, Any]:
         keras_tuner.engine.base_tuner.BaseTuner(oracle, build, folder)
     # The oracle's own space: in a worker the tuner's is the chief's, in another order.
     found = oracle.get_space()
-    _check_names([each.name for each in found.space])
+    _check_names(declared)
     if not model.built:
         model(splits.train[0][:1])
     _, accuracy = Objective(model, tuple(array[:2] for array in splits.train)).evaluate()
@@ -169,25 +176,43 @@ def prepare(task: Task) -> dict[str, Any]:
         "space": space,
         "hyperparameters": found.get_config(),
         "model": model.name,
+        # Those of ours differ with the number of replicas alone, which counts for nothing.
+        "layers": {} if isinstance(task.build, str) else describe_model(model),
+        "loss": describe(model.loss),
         "weights": int(sum(np.prod(v.shape) for v in model.trainable_variables)),
         "replicas": strategy.num_replicas_in_sync,
         "devices": [each.device_type for each in tf.config.list_logical_devices()],
     }
 
 
-def _check_names(names: list[str]) -> None:
-    taken = sorted(set(names) & set(COLUMNS))
+def _note(hp: keras_tuner.HyperParameters, names: set[str]) -> None:
+    """Has all names noted that are declared: what `hp` knows already leaves no trace in it."""
+
+    def noting(declare: Callable) -> Callable:
+        def noted(name: str, *args: Any, **kwargs: Any) -> Any:
+            names.add(hp._get_name(name))
+            return declare(name, *args, **kwargs)
+
+        return noted
+
+    for kind in ("Boolean", "Choice", "Fixed", "Float", "Int"):
+        setattr(hp, kind, noting(getattr(hp, kind)))
+
+
+def _check_names(names: set[str]) -> None:
+    taken = sorted(names & (_DECIDED | set(COLUMNS)))
     if taken:
         raise ValueError(
-            "`build` must not declare hyperparameters with the names of the table's own columns. "
-            f"Received: {', '.join(taken)}"
+            "`build` must not declare hyperparameters with the names of what the search decides, "
+            f"or of the table's own columns. Received: {', '.join(taken)}"
         )
 
 
 def train_point(task: Task, config: dict[str, Any], plan: Plan) -> None:
     """Trains one point with all its seeds, except those already recorded, and records each.
 
-    While it measures, the point's measuring file holds the number of examples measured at once.
+    While it measures, the point's measuring file says with how many examples at once, and holds
+    the record once only the sharpness is missing.
 
     Args:
         task: The search.
@@ -199,14 +224,8 @@ def train_point(task: Task, config: dict[str, Any], plan: Plan) -> None:
     strategy = task.make_strategy()
     hp = keras_tuner.HyperParameters.from_config(config)
     for seed in task.seeds:
-        file = records.file(hp.values, plan.epochs, seed)
-        if file.exists():
-            continue
-        record = _train(task, splits, strategy, hp, plan, seed)
-        write_json(file, record)
-        records.measuring_file(hp.values).unlink(missing_ok=True)
-        if record["epochs"] == record["whole_epochs"]:
-            records.drop_checkpoints(hp.values, seed)
+        if not records.file(hp.values, plan.epochs, seed).exists():
+            records.finish(_train(task, splits, strategy, hp, plan, seed))
 
 
 def _train(
@@ -223,7 +242,8 @@ def _train(
     batch_size, whole = values["batch_size"], task.whole(values["batch_size"], splits.examples)
     with strategy.scope():
         model = task.make_model(hp, splits)
-        recipe = task.space.recipe(values, splits.examples, whole)
+        longest = task.whole(max(task.space.batch_sizes), splits.examples)
+        recipe = task.space.recipe(values, splits.examples, whole, longest)
     # The same for all epochs of Hyperband, which goes on with a point it has stopped; another one
     # for every `micro_batch`, which makes it another training.
     checkpoint = records.checkpoint_file(values, seed, plan.micro_batch or batch_size)
@@ -245,8 +265,9 @@ def _train(
         verbose=0,
     )
     model, logs = history.model, history.history  # another one, where the method converts layers
-    write_json(records.measuring_file(values), plan.evaluation)
-    return {
+    at_once = {"evaluation_batch": plan.evaluation}
+    write_json(records.measuring_file(values), at_once | {"record": None})
+    record = {
         "values": values,
         "seed": seed,
         "epochs": plan.epochs,
@@ -257,12 +278,20 @@ def _train(
         "peak_learning_rate": peak_rate(recipe, values),
         "steps": Clock.steps(logs, splits.examples),
         "seconds": Clock.seconds(logs),
-        **measure(model, splits, plan.evaluation, seed, sharp=task.sharpness),
-        "noise_scale": logs.get("noise_scale", [None])[0],
+        **at_once,
+        **measure(model, splits, plan.evaluation),
+        "sharpness": None,
+        "sharpness_status": None,
+        **{name: logs.get(name, [None])[0] for name in NoiseHalfWay.LOGS},
         "loss": [finite(each) for each in logs["loss"]],
         "total_seconds": time.perf_counter() - began,
         "versions": versions() | {"python": platform.python_version()},
     }
+    if task.sharpness:
+        write_json(records.measuring_file(values), at_once | {"record": record})
+        record |= measure_sharpness(model, splits, plan.sharpness_batch or plan.evaluation, seed)
+        record["total_seconds"] = time.perf_counter() - began
+    return record
 
 
 def peak_rate(recipe: Recipe, values: dict[str, Any]) -> float | None:

@@ -42,7 +42,10 @@ def a_record(values, seed, epochs, whole, **other):
         "test_accuracy": found - 0.01,
         "generalization_gap": 1 - found,
         "sharpness": float(values["batch_size"]),
-        "noise_scale": 150.0 if values["batch_size"] == 32 else None,
+        "sharpness_status": None,
+        "noise_scale": 150.0 + seed if values["batch_size"] == 32 else None,
+        "noise_scale_error": 10.0 if values["batch_size"] == 32 else None,
+        "noise_scale_status": "It is clear." if values["batch_size"] == 32 else None,
         **other,
     }
 
@@ -55,7 +58,9 @@ class Planted:
         fails: Takes the values of a point; says why it fails, or None.
         fits: Largest batch or part of one for which there is memory, in the training of a seed.
         measures: Number of examples that can be measured at once.
-        weights: Of the model.
+        kills: So many processes are killed before one trains.
+        sharpens: Whether a process lives through the sharpness.
+        model: More to know of the model.
     """
 
     def __init__(
@@ -64,11 +69,14 @@ class Planted:
         fails=lambda values: None,
         fits=lambda seed: 10**9,
         measures=10**9,
-        weights=1,
+        kills=0,
+        sharpens=True,
+        **model,
     ):
         self.stop_at, self.fails, self.fits = stop_at, fails, fits
-        self.measures, self.weights = measures, weights
-        self.trained, self.parts, self.measured = [], [], []
+        self.measures, self.kills, self.sharpens = measures, kills, sharpens
+        self.model = {"weights": 1, "layers": {}, "loss": "mse"} | model
+        self.trained, self.parts, self.measured, self.plans = [], [], [], []
 
     def __call__(self, function, task, *arguments, log):
         if function.__name__ == "prepare":
@@ -81,7 +89,7 @@ class Planted:
                     "space": space,
                     "hyperparameters": space.hyperparameters().get_config(),
                     "model": "planted",
-                    "weights": self.weights,
+                    **self.model,
                     "replicas": 1,
                     "devices": ["CPU"],
                 },
@@ -93,6 +101,10 @@ class Planted:
             return Outcome("failed", reason=reason)
         part = micro_batch or values["batch_size"]
         self.parts.append(part)
+        self.plans.append(plan)
+        if self.kills:
+            self.kills -= 1
+            return Outcome("killed", reason="killed by somebody")
         records = Records(task.root)
         for seed in task.seeds:
             file = records.file(values, epochs, seed)
@@ -103,12 +115,21 @@ class Planted:
             self.measured.append(plan.evaluation)
             file.parent.mkdir(parents=True, exist_ok=True)
             if self.measured[-1] > self.measures:
-                write_json(records.measuring_file(values), self.measured[-1])
+                at_once = {"evaluation_batch": self.measured[-1], "record": None}
+                write_json(records.measuring_file(values), at_once)
                 return Outcome("out of memory", reason="no memory")
             self.trained.append((file.parent.name, file.name))
             if len(self.trained) == self.stop_at:
                 raise KeyboardInterrupt
             whole = task.whole(values["batch_size"], EXAMPLES)
             records.checkpoint_file(values, seed, part).touch()
-            write_json(file, a_record(values, seed, epochs, whole, micro_batch=micro_batch))
+            record = a_record(values, seed, epochs, whole, micro_batch=micro_batch)
+            if not plan.is_reference:
+                record |= dict.fromkeys(name for name in record if name.startswith("noise"))
+            if not self.sharpens:
+                record |= {"sharpness": None}
+                known = {"evaluation_batch": plan.evaluation, "record": record}
+                write_json(records.measuring_file(values), known)
+                return Outcome("killed", reason="killed by somebody")
+            write_json(file, record)
         return Outcome("finished")

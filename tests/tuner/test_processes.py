@@ -11,6 +11,7 @@ import time
 import pytest
 from processes_for_tests import add, exit_with, kill_myself, out_of_memory, raise_value_error
 
+from keras_sharp.tuner.__main__ import main
 from keras_sharp.tuner.processes import run
 from keras_sharp.tuner.supervise import supervise
 
@@ -26,7 +27,7 @@ def test_whatever_happens_in_a_process_is_an_outcome(tmp_path):
         "raise_value_error": "failed",
         "out_of_memory": "out of memory",
         "exit_with": "failed",
-        "kill_myself": "out of memory",
+        "kill_myself": "killed",
     }
     assert ended["add"].value == 4
     assert ended["raise_value_error"].reason == "ValueError: of 3"
@@ -101,10 +102,33 @@ def test_what_is_supervised_ends_with_its_supervisor(tmp_path):
     wait_for(ended, 30)
 
 
-def start(folder, seconds=0.0, **environment):
+LATE = """
+import json, pathlib, runpy, sys, time
+ending_with_chief = runpy.run_path(sys.argv[1])["ending_with_chief"]
+ending_with_chief.__wrapped__.__globals__["_GRACE_SECONDS"] = 0.6
+ended, survived = map(pathlib.Path, sys.argv[2:])
+ended.write_text(json.dumps("1.2.3.4:5"))  # another chief's
+with ending_with_chief(ended):
+    time.sleep(1.5)
+    survived.touch()
+    ended.write_text(json.dumps("10.0.0.1:9"))
+    time.sleep(60)
+"""
+
+
+def test_a_worker_that_asks_when_the_chief_has_ended_ends_too(tmp_path):
+    module, files = sys.modules["keras_sharp.tuner.supervise"].__file__, ["ended.json", "survived"]
+    command = [sys.executable, "-c", LATE, module, *(str(tmp_path / name) for name in files)]
+    assert supervise(command, ["tuner1"], address="10.0.0.1:9", restarts=0) == 0
+    assert (tmp_path / "survived").exists()
+
+
+def start(folder):
+    words = "search --network tiny_search:build --data tiny_search:data --epochs 3 --seeds 2 "
+    words += "--base-batch-size 8 --batch-sizes 16 --learning-rates 0.1 --no-sharpness --max-gap 1"
     return subprocess.Popen(
-        [sys.executable, str(TINY), str(folder)],
-        env=os.environ | {"TINY_SECONDS": str(seconds)} | environment,
+        [sys.executable, "-m", "keras_sharp.tuner", *words.split(), "--folder", str(folder)],
+        cwd=TINY.parent,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -121,22 +145,34 @@ def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
-        time.sleep(0.1)
+        time.sleep(0.02)
 
 
 @pytest.mark.slow
-def test_a_search_that_was_killed_goes_on_and_uses_no_device_itself(tmp_path):
-    first = start(tmp_path, 2)
-    wait_for(lambda: len(records_of(tmp_path)) == 1)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
-    before = records_of(tmp_path)
-    second = start(tmp_path)
-    printed, _ = second.communicate(timeout=600)
-    assert second.returncode == 0 and "no device was touched" in printed
+def test_a_search_that_was_killed_at_several_moments_goes_on(tmp_path, capsys):
+    """From the command line: before it knows its model, in mid-training, and while it measures."""
+    moments = {
+        "prepare.log": {0},
+        "points/*/*.checkpoint.npz": {0},
+        "points/*/measuring.json": {0, 1, 2, 3},
+    }
+    before = {}
+    for pattern, finished in moments.items():
+        killed = start(tmp_path)
+        wait_for(lambda pattern=pattern: list(tmp_path.glob(pattern)))
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+        assert (tmp_path / "config.json").exists() == (pattern != "prepare.log")
+        before |= records_of(tmp_path)
+        assert len(before) in finished
+    last = start(tmp_path)
+    printed, _ = last.communicate(timeout=600)
+    assert last.returncode == 0 and "recommended batch" in printed
     after = records_of(tmp_path)
     assert len(after) == 4 and {r["seed"] for r in after.values()} == {0, 1}
     assert all(after[file] == record for file, record in before.items())
+    assert main(["report", "--folder", str(tmp_path), "--max-gap", "1"]) == 0
+    assert f"recommended batch    {16}" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -162,5 +198,6 @@ def test_a_worker_killed_in_mid_trial_is_taken_over(tmp_path):
     finally:
         process.terminate()
     assert (pids / name).read_text() != victim
-    assert len(records_of(tmp_path / "search")) == 4
+    records = records_of(tmp_path / "search").values()
+    assert [each["replicas"] for each in records] == [2] * 4
     assert (tmp_path / "search" / "report" / "index.html").exists()

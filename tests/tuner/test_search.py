@@ -2,15 +2,22 @@
 
 import csv
 import json
+import math
+import sys
 
+import keras_tuner
 import pytest
-from planted import RATES, Planted, best_rate
+from keras_tuner.engine import trial as trial_module
+from keras_tuner.src import protos
+from keras_tuner.src.distribute.oracle_chief import OracleServicer, exit_chief
+from planted import RATES, Planted, accuracy, best_rate
+from tiny_search import two_cpus
 
 from keras_sharp.tuner import coordinator, search
-from keras_sharp.tuner.__main__ import main
+from keras_sharp.tuner.__main__ import main, parser
 from keras_sharp.tuner.recommendation import best_by_batch, points_of
 from keras_sharp.tuner.records import Records
-from keras_sharp.tuner.search_tuner import make_oracle
+from keras_sharp.tuner.search_tuner import OBJECTIVES, make_oracle
 from keras_sharp.tuner.space import Space
 
 
@@ -19,6 +26,10 @@ def planted(monkeypatch):
     def use(**arguments):
         fake = Planted(**arguments)
         monkeypatch.setattr(coordinator, "run", fake)
+        # They take most of the time, and are tested elsewhere.
+        drawn = dict.fromkeys(("heat-map.png", "accuracy.png"), b"")
+        module = sys.modules["keras_sharp.tuner.report"]
+        monkeypatch.setattr(module, "png_files", lambda *_: drawn)
         return fake
 
     return use
@@ -78,21 +89,50 @@ def test_a_search_that_was_stopped_goes_on(planted, tmp_path):
     assert set(finished) == set(whole.trained)
 
 
-@pytest.mark.parametrize("oracle", ["bayesian", "hyperband"])
-def test_the_other_oracles_of_keras_tuner(planted, tmp_path, oracle):
-    fake = planted()
-    arguments = {"oracle": oracle, "learning_rates": None, "learning_rate_range": (0.01, 0.32)}
-    arguments |= {"epochs": 9}
-    if oracle == "bayesian":
-        arguments["max_trials"] = 8
-    found = go(tmp_path, **arguments)
-    assert found.accuracy > 0.96
+DRAWN = {"learning_rates": None, "learning_rate_range": (0.01, 0.32), "batch_sizes": [64, 128]}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_hyperband_promotes_the_best_by_every_objective(planted, tmp_path, objective):
+    """Of planted trainings the gap is smallest, and least is lost, where accuracy is highest."""
+    planted()
+    go(tmp_path, oracle="hyperband", epochs=9, objective=objective, **DRAWN)
     assert not list(tmp_path.rglob("*.checkpoint.npz"))  # nothing will go on with them
-    lengths = {name.split(".")[0] for _, name in fake.trained}
-    assert lengths == ({"epochs-9"} if oracle == "bayesian" else {f"epochs-{n}" for n in (1, 3, 9)})
-    again = planted()
-    go(tmp_path, **arguments)
-    assert not again.trained
+    trained = {epochs: [] for epochs in (1, 3, 9)}
+    for each in Records(tmp_path).trainings():
+        if each["seed"] == 0:
+            trained[each["epochs"]].append(each["values"])
+    # Of nine points three go on, and of these one.
+    first = sorted(trained[1], key=lambda values: -accuracy(values, 0))
+    assert len(first) == 9
+    assert [values in trained[3] for values in first] == [True] * 3 + [False] * 6
+    assert [values in trained[9] for values in first] == [True] + [False] * 8
+    best = max(trained[9], key=lambda values: accuracy(values, 0))
+    assert abs(math.log2(best["learning_rate"] / best_rate(best["batch_size"]))) < 0.5
+
+
+def test_a_length_in_steps(planted, tmp_path):
+    planted()
+    go(tmp_path, epochs=None, steps=100, batch_sizes=None, largest_batch=512)
+    took = {}
+    for each in Records(tmp_path).trainings():
+        took[each["batch_size"]] = each["epochs"], each["steps"]
+        assert each["epochs"] == each["whole_epochs"]
+    # Epochs of 32, 16, 8, 4 and 2 steps.
+    assert took == {32: (4, 128), 64: (7, 112), 128: (13, 104), 256: (25, 100), 512: (50, 100)}
+
+
+def test_more_seeds_go_on_with_the_same_search(planted, tmp_path):
+    planted()
+    go(tmp_path)
+    more = planted()
+    found = go(tmp_path, seeds=3)
+    assert {name for _, name in more.trained} == {"epochs-20.seed-2.json"}
+    assert found.points == 6 and found.reference["seeds"] == 3
+    fewer = planted()
+    found = go(tmp_path)
+    assert not fewer.trained and found.points == 6 and found.reference["seeds"] == 2
+    assert {row["seed"] for row in rows(tmp_path)} == {"0", "1", "2"}
 
 
 def test_failures_in_a_row_are_not_the_end(planted, tmp_path, capsys):
@@ -137,6 +177,66 @@ def test_only_the_measuring_is_done_in_parts_if_the_training_fits(planted, tmp_p
     assert fake.parts == [32] * 5 + [512] * 5 and fake.measured == [1000, 500, 250, 125, 62] * 2
 
 
+def test_who_is_killed_is_started_again_before_it_is_taken_for_memory(planted, tmp_path):
+    one = {"batch_sizes": [512], "learning_rates": [0.02], "seeds": 1, "max_gap": 0.05}
+    fake = planted(kills=1)
+    go(tmp_path / "once", **one)
+    assert fake.parts == [32, 32, 512]
+    fake = planted(kills=2)
+    go(tmp_path / "twice", **one)
+    assert fake.parts == [32, 32, 16, 512]
+
+
+def test_a_sharpness_for_which_there_is_no_memory_is_all_that_is_lost(planted, tmp_path):
+    fake = planted(sharpens=False)
+    found = go(tmp_path, batch_sizes=[512], learning_rates=[0.02], max_gap=0.05)
+    assert found.batch_size == 512 and found.sharpness is None and found.micro_batch is None
+    # Tried again once, with as many examples as were trained at once; then each seed is done with.
+    last = [(plan.evaluation, plan.sharpness_batch) for plan in fake.plans[-4:]]
+    assert last == [(1000, None), (1000, 512), (1000, 512), (1000, 512)]
+    trainings = Records(tmp_path).trainings()
+    assert len(trainings) == 4 and all(each["validation_accuracy"] for each in trainings)
+    assert {each["sharpness_status"] for each in trainings} == {"killed by somebody"}
+    assert not list(tmp_path.rglob("*.checkpoint.npz")) + list(tmp_path.rglob("measuring.json"))
+
+
+def test_a_chief_ignores_trials_of_the_one_before_it():
+    """keras-tuner's keeps its lock over an id it does not know, and waits for ever."""
+    space = Space(32, [64], [0.1]).for_examples(1000).hyperparameters()
+    chiefs = []
+    for _ in range(2):
+        oracle = make_oracle(
+            "grid", "validation_accuracy", space, seed=0, max_trials=None, epochs=1
+        )
+        oracle._save_trial = oracle.save = lambda *_: None
+        oracle.verbose = 0
+        chiefs.append(OracleServicer(oracle))
+
+    def ask(chief):
+        request = protos.get_service().CreateTrialRequest(tuner_id="tuner0")
+        return chief.CreateTrial(request, None).trial
+
+    def report(chief, trial, value):
+        chief.GetTrial(protos.get_service().GetTrialRequest(trial_id=trial.trial_id), None)
+        metrics = {"validation_accuracy": value}
+        update = protos.get_service().UpdateTrialRequest(trial_id=trial.trial_id, metrics=metrics)
+        chief.UpdateTrial(update, None)
+        done = trial_module.Trial.from_proto(trial)
+        done.status = "COMPLETED"
+        chief.EndTrial(protos.get_service().EndTrialRequest(trial=done.to_proto()), None)
+
+    before, chief = chiefs
+    old = ask(before)
+    report(chief, old, 0.1)  # unknown
+    new = ask(chief)
+    report(chief, old, 0.2)  # known, but for the mark: the first trial of both
+    report(chief, new, 0.9)
+    report(chief, ask(chief), 0.8)
+    assert trial_module.Trial.from_proto(ask(chief)).status == "STOPPED"
+    assert exit_chief(chief.oracle)
+    assert [trial.score for trial in chief.oracle.get_best_trials(3)] == pytest.approx([0.9, 0.8])
+
+
 def test_the_grid_gives_each_worker_a_point():
     space = Space(32, [64, 128], [0.1]).for_examples(1000).hyperparameters()
     arguments = {"seed": 0, "max_trials": None, "epochs": 1}
@@ -147,6 +247,17 @@ def test_the_grid_gives_each_worker_a_point():
     assert sizes == [32, 64, 128, None] and trials[-1].status == "IDLE"
 
 
+class Hyper(keras_tuner.HyperModel):
+    def build(self, hp):
+        raise AssertionError("The parent builds no model.")
+
+
+def test_a_hyper_model_goes_by_its_own_name(planted, tmp_path):
+    planted()
+    go(tmp_path, build=Hyper())
+    assert Records(tmp_path).config["settings"]["build"] == f"{__name__}.Hyper"
+
+
 def test_other_settings_need_another_folder(planted, tmp_path):
     planted()
     go(tmp_path)
@@ -154,6 +265,9 @@ def test_other_settings_need_another_folder(planted, tmp_path):
         go(tmp_path, epochs=3)
     planted(weights=7)  # the same function by name, with another body
     with pytest.raises(ValueError, match="weights was 1 and is now 7"):
+        go(tmp_path)
+    planted(layers={"0 Dropout": {"rate": 0.2}})
+    with pytest.raises(ValueError, match="layer 0 Dropout was None and is now {'rate': 0.2}"):
         go(tmp_path)
 
 
@@ -170,6 +284,9 @@ def test_workers_are_started_without_what_is_done_once(monkeypatch, tmp_path):
     assert not failed.exists()
     ((command, ids),) = started
     assert command[3:] == words and ids == ["chief", "tuner0", "tuner1"]
+    assert (
+        parser().parse_args(["search", "--strategy", "tiny_search:two_cpus"]).strategy is two_cpus
+    )
 
 
 @pytest.mark.parametrize(
@@ -196,6 +313,7 @@ def test_workers_are_started_without_what_is_done_once(monkeypatch, tmp_path):
         ({"limit": 5, "data": (([0], [0]), ([0], [0]))}, "`limit` is for named data"),
         ({"oracle": "hyperband", "max_trials": 3}, "`max_trials` must be left out"),
         ({"seeds": 0}, "`seeds` must be"),
+        ({"strategy": "mirrored"}, "`strategy` must be an importable function"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -204,3 +322,18 @@ def test_arguments_of_no_use(planted, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         go(tmp_path, **arguments)
     assert not fake.trained and not (tmp_path / "points").exists()
+
+
+def test_bayesian_learns_from_what_it_has_tried(planted, tmp_path, monkeypatch):
+    fake, random = planted(), []
+    kind = keras_tuner.oracles.BayesianOptimizationOracle
+    draw = kind._random_populate_space
+    monkeypatch.setattr(
+        kind, "_random_populate_space", lambda self: random.append(None) or draw(self)
+    )
+    go(tmp_path, oracle="bayesian", max_trials=8, seeds=1, **DRAWN)
+    # Half of them are drawn, as two entries of the space have several values.
+    assert len(random) == 4 and len(fake.trained) == 1 + 8
+    points = points_of(Records(tmp_path).trainings(), seeds=1)
+    best = max(points, key=lambda point: point.accuracy)
+    assert abs(math.log2(best.learning_rate / best_rate(best.batch_size))) < 0.5

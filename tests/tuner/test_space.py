@@ -2,6 +2,7 @@ import pytest
 
 from keras_sharp.large_batch import METHODS
 from keras_sharp.tuner.space import OPTIMIZERS, Space
+from keras_sharp.tuner.trial import Task
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,19 @@ def test_the_rate_is_scaled_from_the_base_batch_and_falls_to_zero(scaling, facto
         assert float(rate(2)) == pytest.approx(0.4 * 2 / 5)
     else:
         assert float(rate(10)) == pytest.approx(0.05 * factor)
+
+
+def test_a_budget_of_steps():
+    """Whole epochs of every batch, and as many steps of LEGW's warm-up."""
+    task = Task("", "small", "digits", Space(32), None, 100, (0,), False, None)
+    whole = {size: task.whole(size, 1024) for size in (32, 64, 128, 256, 512, 1024)}
+    assert whole == {32: 4, 64: 7, 128: 13, 256: 25, 512: 50, 1024: 100}
+    space = Space(32, learning_rates=[0.1], scaling="legw", largest_batch=1024)
+    space = space.for_examples(1024)
+    for size, epochs in whole.items():
+        values = {"batch_size": size, "learning_rate": 0.1, "scaling": "legw"}
+        rate = space.schedule(values, 1024, epochs, whole[1024])
+        assert rate.warmup_steps == pytest.approx(50)
 
 
 def test_batches_are_doubles_of_the_base_up_to_the_data():

@@ -1,6 +1,10 @@
 """What a process of a search does, in this one."""
 
 import dataclasses
+import functools
+import json
+import pickle
+from types import SimpleNamespace
 
 import keras
 import keras_tuner
@@ -84,13 +88,16 @@ def test_hyperband_goes_on_where_it_stopped(trained, tmp_path):
 
 def test_replicas_and_parts(tmp_path, replicas, monkeypatch):
     """A failed sharpness is no failed training; both seeds share one strategy."""
-    made = []
+    made, known = [], []
 
     def strategy():
         made.append(replicas(2))
         return made[-1]
 
     def no_sharpness(*_, **__):
+        # Whatever becomes of the process now, all else is on the disk.
+        (file,) = tmp_path.rglob("measuring.json")
+        known.append(json.loads(file.read_text())["record"])
         raise FloatingPointError("too sharp")
 
     monkeypatch.setattr(measuring, "sharpness", no_sharpness)
@@ -102,6 +109,30 @@ def test_replicas_and_parts(tmp_path, replicas, monkeypatch):
         assert (record["replicas"], record["micro_batch"], record["steps"]) == (2, 2, 2 * 7)
         assert record["loss"][1] < record["loss"][0] and record["evaluation_batch"] == 2
         assert record["sharpness"] is None and "too sharp" in record["sharpness_status"]
+        later = {name: record[name] for name in ("sharpness_status", "total_seconds")}
+        assert known.pop(0) | later == record
+
+
+def test_accuracies_are_measured_on_equal_terms():
+    """No dropout, and the statistics of all training examples, whatever training left behind."""
+    splits, random = load_splits(data), np.random.default_rng(1)
+    model = dropped(0.5)
+    normalization = model.layers[1]
+    normalization.moving_mean.assign(random.normal(size=6))
+    normalization.moving_variance.assign(random.uniform(1, 9, size=6))
+    measured = measuring.measure(model, splits, 1000)
+    w, gamma, beta, v = (variable.numpy() for variable in model.trainable_variables)
+    hidden = splits.train[0] @ w
+    mean, variance = hidden.mean(axis=0), hidden.var(axis=0)
+    for name in ("train", "validation"):
+        x, y = getattr(splits, name)
+        z = (x @ w - mean) / np.sqrt(variance + normalization.epsilon) * gamma + beta
+        logits = np.maximum(z, 0) @ v
+        losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y]
+        assert measured[f"{name}_loss"] == pytest.approx(losses.mean(), rel=1e-5)
+        assert measured[f"{name}_accuracy"] == pytest.approx(np.mean(logits.argmax(axis=1) == y))
+    gap = measured["train_accuracy"] - measured["validation_accuracy"]
+    assert measured["generalization_gap"] == pytest.approx(gap) and gap != 0
 
 
 def test_numbers_that_json_cannot_hold():
@@ -151,6 +182,12 @@ def test_the_noise_is_that_of_shuffled_examples_half_way():
         for epoch in range(10):
             noise.on_epoch_end(epoch, {})
     assert measured == [4]
+    result = SimpleNamespace(standard_error=7.0, status="It is clear.")
+    noise.reports[4] = {"noise_scale": result}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring.MeasureDuringTraining, "on_epoch_end", lambda *_: None)
+        noise.on_epoch_end(4, logs := {})
+    assert logs == {"noise_scale_error": 7.0, "noise_scale_status": "It is clear."}
 
 
 def plain_build(hp):
@@ -159,12 +196,60 @@ def plain_build(hp):
     return model
 
 
+def dropped(rate, hp=None):
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(6, use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Dropout(rate),
+            layers.Dense(3, use_bias=False),
+        ]
+    )
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+class Hyper(keras_tuner.HyperModel):
+    def __init__(self, units):
+        super().__init__()
+        self.units = units
+
+    def build(self, hp):
+        hp.Int("depth", self.units, 9)
+        return plain_build(hp)
+
+
+def test_a_model_is_told_from_another():
+    """By its layers' arguments, in a process that names them otherwise."""
+    half, again, other = (
+        prepare(a_task("", build=functools.partial(dropped, rate))) for rate in (0.5, 0.5, 0.1)
+    )
+    assert (half["layers"], half["loss"]) == (again["layers"], again["loss"])
+    changed = [name for name, layer in half["layers"].items() if other["layers"][name] != layer]
+    kinds = {name.split()[1] for name in changed}
+    assert "Dropout" in kinds and "Dense" not in kinds
+
+
+def test_hyper_models_are_accepted(tmp_path):
+    build = pickle.loads(pickle.dumps(Hyper(5).build))  # as in another process
+    space = prepare(a_task(tmp_path, build=build))["hyperparameters"]["space"]
+    assert space[-1]["config"]["name"] == "depth" and space[-1]["config"]["min_value"] == 5
+
+
 def large_data():
     return tuple((1e3 * x, y) for x, y in data())
 
 
 def seed_build(hp):
     hp.Int("seed", 1, 3)
+    return plain_build(hp)
+
+
+def rate_build(hp):
+    hp.Float("learning_rate", 0.1, 0.2)
     return plain_build(hp)
 
 
@@ -181,6 +266,8 @@ def test_models_and_data_of_no_use(tmp_path):
         prepare(a_task(tmp_path, build=lambda hp: None))
     with pytest.raises(ValueError, match="must not declare .* columns. Received: seed"):
         prepare(a_task(tmp_path, build=seed_build))
+    with pytest.raises(ValueError, match="what the search decides.* Received: learning_rate"):
+        prepare(a_task(tmp_path, build=rate_build))
     with pytest.raises(ValueError, match="`data` must be two or three pairs"):
         prepare(a_task(tmp_path, data=(np.zeros(3), np.zeros(3))))
     with pytest.raises(ValueError, match="a batch of 64 of 50 examples"):

@@ -70,6 +70,14 @@ def test_a_rate_that_was_not_scaled_is_said_once():
     assert plain["sharpness"] == "64, reference unknown; no part in the choice"
 
 
+def test_a_noise_scale_that_is_unknown_is_not_averaged_away():
+    noise = sys.modules["keras_sharp.tuner.report"]._noise
+    one, two, none = ({"value": value, "status": "Too noisy."} for value in (2470.2, 11985, None))
+    assert noise([two, none, one]) == "2470 to 11985 examples, unknown for 1 of 3 seeds"
+    assert noise([one]) == "2470 examples"
+    assert noise([none, none]) == "unknown. Too noisy."
+
+
 def test_cells_go_by_the_names_of_their_columns():
     rows = [{"a": 1, "c": 3}, {"a": 4, "b": 5, "c": 6}]
     cells = [c for c in Page(make_page("", {"x": "y"}, {}, {"T": rows})).cells if c.strip()]
@@ -102,8 +110,8 @@ class Page(html.parser.HTMLParser):
 def test_everything_is_written(tmp_path, capsys):
     records = Records(tmp_path)
     space = {"base_batch_size": 32}
-    settings = {"seeds": [0, 1], "space": space, "data": {"name": "planted"}}
-    records.begin(settings, {"model": "<model>"})
+    settings = {"space": space, "data": {"name": "planted"}}
+    records.begin(settings, {"model": "<model>", "seeds": [0, 1]})
     trainings = [r for size in (32, 64, 512) for r in both_seeds(size)] + both_seeds(64, 0.16)
     for each in trainings:
         file = records.file(each["values"], 20, each["seed"])
@@ -114,9 +122,14 @@ def test_everything_is_written(tmp_path, capsys):
     write_json(records.failure_file(failed, 20), {"values": failed, "epochs": 20, "reason": "boom"})
 
     result = report(tmp_path, max_gap=0.01)
-    assert result.batch_size == 64 and result.noise_scale == 150
+    assert result.batch_size == 64
+    noise = [{"seed": seed, "value": 150.0 + seed, "error": 10.0} for seed in (0, 1)]
+    assert result.noise_scale == [each | {"status": "It is clear."} for each in noise]
+    # Four epochs of 32 to two of 64, by the formula for a training of 20 epochs in planted.py.
+    assert result.step_speed_up == 32 / 16
+    assert result.time_speed_up == pytest.approx((0.1 + 10 / 32) / (0.1 + 10 / 64))
     printed = capsys.readouterr().out
-    assert "recommended batch" in printed and "150 examples" in printed
+    assert "recommended batch" in printed and "150 to 151 examples; of" in printed
     target = tmp_path / "report"
     with open(target / "trials.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))

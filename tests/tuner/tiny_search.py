@@ -1,6 +1,6 @@
 """A search small enough to be run for real, by processes that import this module or run it.
 
-python tiny_search.py FOLDER SECONDS     # SECONDS: how long each model takes to be built
+python tiny_search.py FOLDER     # TINY_SECONDS: how long each model takes to be built
 """
 
 import multiprocessing
@@ -34,6 +34,13 @@ def build(hp):
     return model
 
 
+def two_cpus():
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
 def data():
     random = np.random.default_rng(0)
     pairs = []
@@ -59,11 +66,7 @@ if __name__ == "__main__":
     if "TINY_PIDS" in os.environ:
         file = pathlib.Path(os.environ["TINY_PIDS"]) / os.environ["KERASTUNER_TUNER_ID"]
         file.write_text(str(os.getpid()))
-    found = tuner.search(folder=sys.argv[1], **ARGUMENTS)
+    found = tuner.search(folder=sys.argv[1], strategy=two_cpus, **ARGUMENTS)
     if found is not None:
         assert found.batch_size == 16
-    # This is an error once a device is in use: those who train need them.
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-    )
-    print("no device was touched")
+    two_cpus()  # an error if a device was in use before: those who train need them
