@@ -1,7 +1,7 @@
 """What a larger batch costs in reinforcement learning: the same frames, in ever more environments.
 
-    python scripts/compare_rl_batch.py                               # two cores, half an hour
-    python scripts/compare_rl_batch.py --environments 16 64 --frames 300000 --output runs/short
+    python scripts/compare_rl_batch.py                               # two cores, some hours
+    python scripts/compare_rl_batch.py --environments 64 --optimizers lamb adam --output runs/short
 
 PointGoal navigation as in train_pointnav.py, with ADAM, with LAMB, whose rates grow with the square
 root of the batch, and with LAMB without that. A minibatch is half of all environments times the
@@ -56,7 +56,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--frames", type=positive, default=500_000, help="default 500,000")
+    parser.add_argument("--frames", type=positive, default=2_000_000, help="default 2,000,000")
     parser.add_argument(
         "--environments", type=positive, nargs="+", default=[16, 64, 256], help="default 16 64 256"
     )
