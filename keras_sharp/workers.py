@@ -1,19 +1,24 @@
 """The processes that train or measure one model together."""
 
 import contextlib
+import math
 import pickle
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context as tf_context
 
-# What a collective fails with once a worker is gone.
+# What a collective fails with once a worker is gone, or was started again.
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
     tf.errors.DeadlineExceededError,
     tf.errors.CancelledError,
+    tf.errors.FailedPreconditionError,
 )
 
 
@@ -23,6 +28,41 @@ class WorkersError(RuntimeError):
 
 class WorkerLostError(WorkersError):
     """Another worker has died or hangs."""
+
+
+class _Watch:
+    """A thread that ends the wait of this process for the others when it takes too long.
+
+    Time limits of the collectives themselves would do, but each leaves threads asleep until its
+    limit, however soon it is done.
+    """
+
+    def __init__(self):
+        self._wait = math.inf, ""
+        self._thread: threading.Thread | None = None
+
+    @contextlib.contextmanager
+    def waiting(self, seconds: float, text: str) -> Iterator[None]:
+        """Makes collectives fail with a text if it stays open for more than some seconds."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._look, daemon=True)
+            self._thread.start()
+        self._wait = time.monotonic() + seconds, text
+        try:
+            yield
+        finally:
+            self._wait = math.inf, ""
+
+    def _look(self) -> None:
+        deadline = math.inf
+        while time.monotonic() < deadline:
+            time.sleep(1)
+            deadline, text = self._wait
+        # TensorFlow has no public name for it. All later collectives fail, too.
+        tf_context.context().abort_collective_ops(tf.errors.DEADLINE_EXCEEDED, text)
+
+
+_watch = _Watch()
 
 
 class Workers:
@@ -35,6 +75,7 @@ class Workers:
 
     Args:
         strategy: The strategy.
+        patience: Seconds to wait for the others before one counts as hanging. None: for ever.
 
     Attributes:
         count: Number of workers.
@@ -42,9 +83,10 @@ class Workers:
         is_chief: Whether it is the first, which alone writes files.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy):
+    def __init__(self, strategy: tf.distribute.Strategy, patience: float | None = None):
         self.count, self.index = 1, 0
         self._strategy = strategy
+        self._patience = patience
         replicas = strategy.num_replicas_in_sync
         if replicas > 1:
             here = len(strategy.extended.worker_devices)
@@ -69,7 +111,8 @@ class Workers:
         """
         if self.count == 1:
             return [value]
-        names, values = zip(*self._gather((what, value)), strict=True)
+        with self.waiting(what):
+            names, values = zip(*self._gather((what, value)), strict=True)
         if len(set(names)) > 1:
             given = ", ".join(f"{name} on worker {index}" for index, name in enumerate(names))
             raise WorkersError(
@@ -141,6 +184,25 @@ class Workers:
             )
 
     @contextlib.contextmanager
+    def waiting(self, what: str, least: float = 0.0) -> Iterator[None]:
+        """Makes collectives fail if it stays open for longer than the patience.
+
+        Args:
+            what: What the workers do meanwhile, for the message.
+            least: Seconds that it may take in any case.
+        """
+        if self.count == 1 or self._patience is None:
+            yield
+            return
+        seconds = max(self._patience, least)
+        text = (
+            f"worker {self.index} waited {seconds:.0f} s for the others at {what!r}. If one of "
+            "them works for so long alone, as a callback of the chief may, raise `patience`."
+        )
+        with _watch.waiting(seconds, text):
+            yield
+
+    @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Makes what TensorFlow raises when a worker is gone an error that says what to do.
 
@@ -153,9 +215,10 @@ class Workers:
             if self.count == 1:
                 raise
             raise WorkerLostError(
-                f"Worker {self.index} of {self.count} stops, since another one has died or hangs. "
-                "Start all of them again with the same program: with `checkpoint` a training goes "
-                f"on from its last finished epoch. Received: {type(error).__name__}, see above"
+                f"Worker {self.index} of {self.count} stops, since another one has died or hangs, "
+                "or its own data failed. Start all of them again with the same program: with "
+                "`checkpoint` a training goes on from its last finished epoch. Received: "
+                f"{type(error).__name__}: {error.message}"
             ) from error
 
     def _sum(self, values: np.ndarray) -> np.ndarray:

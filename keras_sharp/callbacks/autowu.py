@@ -1,5 +1,8 @@
 """AutoWU: the warm-up ends when the loss has passed its minimum."""
 
+import json
+import os
+import pathlib
 import warnings
 from typing import Any
 
@@ -25,8 +28,9 @@ class AutoWU(keras.callbacks.Callback):
 
     Works in `Trainer.fit`, whose steps stay in the graph, and in `keras.Model.fit`. On several
     replicas a loss is that of the global batch, and all agree. A checkpoint of `Trainer.fit` keeps
-    everything; a model that is saved keeps the rate, but in the middle of its warm-up not the
-    losses, so it can't be trained further with `AutoWU` then.
+    everything, and `keras.Model.fit` with `BackupAndRestore` needs a `state_file`. A model that is
+    saved keeps the rate, but in the middle of its warm-up not the losses, so it can't be trained
+    further with `AutoWU` then.
 
     Args:
         rate: The schedule that the model's optimizer holds, the object itself.
@@ -34,6 +38,9 @@ class AutoWU(keras.callbacks.Callback):
         draws: Number of random subsets of the losses in each test.
         confidence: A probability counts if it is above it.
         seed: Decides the subsets.
+        state_file: Written after each epoch, and read by a training that goes on where another one
+            was stopped, for `keras.Model.fit` with `BackupAndRestore`: its weights hold neither the
+            losses nor what was decided. `AutoWU` must come before it in `callbacks`.
 
     Attributes:
         losses: `(steps,)` float64, the losses of the batches since the first step of the warm-up.
@@ -49,7 +56,8 @@ class AutoWU(keras.callbacks.Callback):
         authors' code takes 100 steps of Adam towards that maximum; its mean stays at the mean of
         the losses, where the code trains it too. Losses whose standard deviation is above 1 are
         divided by it. A warm-up that reaches its cap decays from there without going back, as in
-        the code, and warns.
+        the code, and warns. A loss that is not finite ends `Trainer.fit` with an error, where the
+        code leaves it out of the curve and trains on.
 
     Example:
     ```python
@@ -75,6 +83,7 @@ class AutoWU(keras.callbacks.Callback):
         draws: int = 5,
         confidence: float = 0.95,
         seed: int = 0,
+        state_file: str | os.PathLike | None = None,
     ):
         super().__init__()
         if not isinstance(rate, AutoWURate):
@@ -86,12 +95,13 @@ class AutoWU(keras.callbacks.Callback):
         self.draws = integer("draws", draws)
         self.confidence = float(confidence)
         self.seed = integer("seed", seed, least=0)
+        self.state_file = None if state_file is None else pathlib.Path(state_file)
+        self._written: dict[str, Any] = {}
         self._reset()
 
     def _reset(self) -> None:
         self.votes: list[bool] = []
         self._losses: list[float] = []
-        self._at_cap = False
 
     @property
     def losses(self) -> np.ndarray:
@@ -105,7 +115,7 @@ class AutoWU(keras.callbacks.Callback):
 
     @property
     def _warms_up(self) -> bool:
-        return self.rate.decay_start is None and not self._at_cap
+        return self.rate.decay_start is None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks that schedule and training fit, and forgets a training before a new one.
@@ -133,7 +143,7 @@ class AutoWU(keras.callbacks.Callback):
                     f"gradient_accumulation_steps={each.gradient_accumulation_steps}"
                 )
         self._check_length()
-        self._told = False
+        self._told = self._begun = False
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Begins to count, where `Model.fit` does.
@@ -148,7 +158,10 @@ class AutoWU(keras.callbacks.Callback):
                 f"The schedule ended after {self.rate.total_steps} steps, at rate 0. Received: "
                 "another epoch"
             )
-        if self._warms_up and self._steps < self.rate.warmup_steps:
+        if not self._begun:  # not earlier: `BackupAndRestore` may come after this callback
+            self._begun = True
+            self._read()
+        if self._warms_up:
             self._check_losses()
         self._batches, self._total, self._count = 0, 0.0, 0.0
 
@@ -190,16 +203,20 @@ class AutoWU(keras.callbacks.Callback):
         Raises:
             ValueError: If losses of the warm-up are missing.
         """
-        if not self._warms_up:
-            return
+        if self._warms_up:
+            self._test()
+        self._write()
+
+    def _test(self) -> None:
         steps = self._steps
         if steps >= self.rate.warmup_steps:
-            self._at_cap = True
+            peak = float(self.rate.rising(self.rate.warmup_steps - 1))
+            self.rate.decay_from(self.rate.warmup_steps, peak)
             warnings.warn(
                 f"The warm-up of AutoWU reached its cap of {self.rate.warmup_steps} steps before "
                 "the loss was found to have passed its minimum. The rate decays from "
-                f"{float(self.rate.rising(self.rate.warmup_steps - 1)):g}, which may be too high.",
-                stacklevel=2,
+                f"{peak:g}, which may be too high.",
+                stacklevel=3,
             )
             return
         self._check_losses()
@@ -216,12 +233,33 @@ class AutoWU(keras.callbacks.Callback):
 
     def get_state(self) -> dict[str, Any]:
         """Returns the losses and votes, for a checkpoint; the schedule has a state of its own."""
-        return {"losses": self.losses, "votes": self.votes, "at_cap": self._at_cap}
+        return {"losses": self.losses, "votes": self.votes}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from what `get_state` returned."""
         self._losses = np.asarray(state["losses"]).tolist()
-        self.votes, self._at_cap = list(state["votes"]), state["at_cap"]
+        self.votes = list(state["votes"])
+
+    def _write(self) -> None:
+        """Writes the states after this epoch and the one before, the last one backed up or not."""
+        if self.state_file is None:
+            return
+        state = {"losses": [*self._losses], "votes": [*self.votes], "rate": self.rate.get_state()}
+        self._written = dict([*self._written.items(), (str(self._steps), state)][-2:])
+        temporary = self.state_file.with_name(f"{self.state_file.name}.tmp")
+        temporary.write_text(json.dumps(self._written))
+        os.replace(temporary, self.state_file)
+
+    def _read(self) -> None:
+        """Goes on from the state after the steps the optimizer has taken, if it was written."""
+        self._written, steps = {}, self._steps
+        if self.state_file is None or steps == 0 or not self.state_file.exists():
+            return
+        states = json.loads(self.state_file.read_text())
+        if str(steps) in states:
+            self._written = {str(steps): states[str(steps)]}
+            self.set_state(states[str(steps)])
+            self.rate.set_state(states[str(steps)]["rate"])
 
     def _check_length(self) -> None:
         epochs, steps = self.params.get("epochs"), self.params.get("steps")
@@ -234,8 +272,10 @@ class AutoWU(keras.callbacks.Callback):
     def _check_losses(self) -> None:
         if len(self._losses) < self._steps:
             raise ValueError(
-                "`AutoWU` needs the losses of all steps of the warm-up. Received: "
-                f"{len(self._losses)} losses of {self._steps} steps"
+                "`AutoWU` needs the losses of all steps of the warm-up, and what came of them. "
+                "Begin anew, with `AutoWU(rate, state_file=...)` before `BackupAndRestore` in "
+                "`callbacks`, or with `keras_sharp.training.Trainer` and its `checkpoint`. "
+                f"Received: {len(self._losses)} losses of {self._steps} steps"
             )
 
 

@@ -83,14 +83,14 @@ def sngm(
 ) -> Recipe:
     """Takes steps whose length is the rate, however steep the loss is.
 
-    SNGM, its rate scaled by the square root of the batch, without a warm-up.
+    SNGM, its rate scaled by the square root of the batch. That there is no warm-up is our choice.
 
     Args: Those of `rates.plain`, without `optimizer`. The rate is a length in the space of all
         weights, no longer than a step: 0.1 to 1, as those of other optimizers don't carry over.
 
     Note:
-        The square root is what the bound on its convergence suggests; the paper's own choices could
-        not be confirmed.
+        The square root is what the bound on its convergence suggests; the paper's own choices, and
+        whether it warms up, could not be confirmed.
 
     References:
         - [Zhao et al., 2020](https://arxiv.org/abs/2007.13985)

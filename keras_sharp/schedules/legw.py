@@ -38,7 +38,9 @@ class LEGW(WarmUp):
     Note:
         From where polynomial decay counts is not confirmed for the paper; the default is that of
         its group's code. The first step has rate 0, as there. For multi-step decay a new rate holds
-        from the step after the milestone on, as in Keras's `PiecewiseConstantDecay`.
+        from the step after the milestone on, as in Keras's `PiecewiseConstantDecay`. Exponential
+        decay may hold its first rate for some epochs, which Keras's `ExponentialDecay` can't: give
+        a `PiecewiseConstantDecay` with a boundary for each epoch.
 
     Example:
     ```python

@@ -1,10 +1,35 @@
 """A training that diverges stops with an error that says where."""
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from typing import NoReturn
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_sharp.training.step import LEARNING_RATE, LOSS
+from keras_sharp.training.strategy import chain_of
+
+
+@contextlib.contextmanager
+def skipped_steps_reported(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Warns afterwards if an optimizer left out steps, as `SNGM` does and counts."""
+    before = _skipped(optimizer)
+    yield
+    skipped = _skipped(optimizer) - before
+    if skipped:
+        warnings.warn(
+            f"{type(chain_of(optimizer)[-1]).__name__} left out {skipped} of its steps, whose "
+            "gradients were not finite. Lower the learning rate if that goes on.",
+            stacklevel=3,
+        )
+
+
+def _skipped(optimizer: keras.optimizers.Optimizer) -> int:
+    counts = [getattr(each, "skipped_steps", None) for each in chain_of(optimizer)]
+    return sum(int(tf.convert_to_tensor(count)) for count in counts if count is not None)
 
 
 def check_losses(rows: np.ndarray, epoch: int, first: int) -> None:
@@ -43,6 +68,7 @@ def check_weights(all_finite: bool, row: np.ndarray, epoch: int, step: int) -> N
 def _diverged(found: str, row: np.ndarray, epoch: int, step: int) -> NoReturn:
     raise FloatingPointError(
         f"{found} in epoch {epoch + 1}, step {step}, at learning rate {row[LEARNING_RATE]:g}. "
-        "Lower the learning rate or clip the gradient. The weights are of no use any more; a "
-        "checkpoint holds those of the epoch before."
+        "Lower the learning rate (with AutoWU: `maximal_learning_rate` or `warmup_share`) or clip "
+        "the gradient. The weights are of no use any more; a checkpoint holds those of the epoch "
+        "before."
     )

@@ -1,6 +1,7 @@
 """Many batches in one call of a graph."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,16 +20,22 @@ class Loop:
 
     Attributes:
         step: The step.
+        longest: Seconds of the longest call so far; infinite before the first, which traces.
         over_indices: Runs it on batches of data in memory, see `_over_indices`.
         over_iterator: Runs it on batches of a pipeline, see `_over_iterator`.
     """
 
     def __init__(self, step: Callable):
         self.step = step
+        self.longest = math.inf
         # A partial has no code object by which TensorFlow could take the loops of several trainings
         # for one that is traced again and again, and warn.
         self.over_indices = tf.function(functools.partial(_over_indices, step), autograph=False)
         self.over_iterator = tf.function(functools.partial(_over_iterator, step), autograph=False)
+
+    def took(self, seconds: float) -> None:
+        """Takes how long a call took."""
+        self.longest = seconds if self.longest == math.inf else max(self.longest, seconds)
 
 
 class StepsPerCall:

@@ -13,9 +13,6 @@ from keras_sharp.training.topology import Topology
 # Group keys of collectives are 32-bit numbers, global to the process: every `Mixing` gets a range
 # of its own, one key for each pair of replicas, beyond those of the strategies.
 _keys = itertools.count(2**20)
-# In seconds. Replicas share a process: a partner may be slow, as while its first step is compiled,
-# but it does not die alone.
-_TIMEOUT = 600.0
 
 
 class Rounds(NamedTuple):
@@ -162,7 +159,9 @@ class Mixing:
             "instance_key": 1,
             "ordering_token": [_local(self._token).handle],
             "communication_hint": "auto",
-            "timeout_seconds": _TIMEOUT,
+            # None: replicas share a process, and one does not die alone. Each collective with a
+            # limit leaves threads asleep until then, however soon it is done.
+            "timeout_seconds": 0.0,
         }
 
 

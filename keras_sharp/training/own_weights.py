@@ -20,8 +20,8 @@ class OwnWeights:
     by an exception. A callback that looks at it within an epoch sees the first replica. A
     checkpoint holds all of them. `logs["consensus_distance"]` is the mean over replicas of
     `|w_i - mean|^2`, with all weights in one vector. Beside `val_loss` and `val_accuracy`, of the
-    mean, `val_mean_of_nodes_loss` and the like are what the replicas have by themselves, each on
-    its own part of the validation data.
+    mean, `val_mean_of_nodes_loss` and the like are the means of what each replica has by itself on
+    all validation data, which takes as many evaluations as there are replicas.
 
     An object serves one model. A subclass overrides `apply` and `vectors_per_step`.
 
@@ -178,21 +178,24 @@ class OwnWeights:
         finally:
             self._kept = None
 
+    def nodes(self) -> Iterator[None]:
+        """Makes the model each of the replicas in turn; once it is closed they are as before."""
+        variables = [*self._forward.trainable, *self._forward.statistics]
+        values = [self._read(v) for v in variables]
+        try:
+            for node in range(len(values[0])):
+                for variable, of_all in zip(variables, values, strict=True):
+                    variable.assign(of_all[node])
+                yield
+        finally:
+            for variable, of_all in zip(variables, values, strict=True):
+                self._write(variable, of_all)
+
     @contextlib.contextmanager
     def settled(self) -> Iterator[None]:
-        """Leaves the mean of the replicas in the model, whatever ends the training within.
-
-        Raises:
-            RuntimeError: If a replica waited in vain for another.
-        """
+        """Leaves the mean of the replicas in the model, whatever ends the training within."""
         try:
             yield
-        except tf.errors.DeadlineExceededError as error:
-            raise RuntimeError(
-                f"A replica waited in vain for the vector of another: {type(self).__name__} needs "
-                "steps on all replicas to take about equally long. The collectives of this process "
-                "are of no use any more: start it again, from a checkpoint if there is one."
-            ) from error
         finally:
             self.settle()
 

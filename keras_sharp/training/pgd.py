@@ -40,6 +40,10 @@ class PGD:
     Raises:
         ValueError: If an argument is of no use.
 
+    Note:
+        Attacks are untargeted: they raise the loss of the true label. To lower that of another
+        label drawn at random, as the code of AdvProp does by default, is left out.
+
     References:
         Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018,
         arXiv 1706.06083.

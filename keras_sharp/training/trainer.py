@@ -1,5 +1,6 @@
 """The training loop."""
 
+import contextlib
 import functools
 import json
 import os
@@ -11,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_sharp.arguments import integer, optional_integer
+from keras_sharp.arguments import integer, optional_integer, positive
 from keras_sharp.hashing import ArrayHash
 from keras_sharp.training import preemption
 from keras_sharp.training.callbacks import (
@@ -22,7 +23,11 @@ from keras_sharp.training.callbacks import (
 )
 from keras_sharp.training.communication import AllReduce
 from keras_sharp.training.data import Batches, Examples
-from keras_sharp.training.divergence import check_losses, check_weights
+from keras_sharp.training.divergence import (
+    check_losses,
+    check_weights,
+    skipped_steps_reported,
+)
 from keras_sharp.training.engine import Engine
 from keras_sharp.training.fingerprint import describe, describe_model
 from keras_sharp.training.gradient import Plain
@@ -61,7 +66,7 @@ class Trainer:
 
     Under `tf.distribute.MultiWorkerMirroredStrategy` every worker runs the same program on the same
     data, all of which it reads: the workers take their parts of each batch, so the batches are
-    those of one process. If a worker dies, or its process is stopped, the others raise an error.
+    those of one process. If a worker dies or hangs, the others raise an error.
 
     Args:
         model: A Keras model. On several replicas it must be created inside `strategy.scope()`.
@@ -78,6 +83,8 @@ class Trainer:
             does not grow with the batch beyond it. BatchNormalization then normalizes each
             micro-batch by itself. Defaults to no limit.
         jit_compile: Whether XLA compiles the step. `"auto"`: on one replica, where it pays.
+        patience: Seconds to wait for another worker before it counts as hanging: more than one may
+            need alone, as for a callback or to write a checkpoint. None: wait for ever.
 
     Attributes:
         batch_losses: `(steps,)` float32, the losses of the batches of the last epoch, each at the
@@ -109,6 +116,7 @@ class Trainer:
         strategy: tf.distribute.Strategy | None = None,
         micro_batch: int | None = None,
         jit_compile: bool | str = "auto",
+        patience: float | None = 45.0,
     ):
         if type(model).train_step is not keras.Model.train_step:
             raise ValueError(
@@ -132,7 +140,8 @@ class Trainer:
                 "`jit_compile` must not be True on several replicas. Received: strategy with "
                 f"{self.strategy.num_replicas_in_sync} replicas"
             )
-        self._workers = Workers(self.strategy)
+        patience = None if patience is None else positive("patience", patience)
+        self._workers = Workers(self.strategy, patience)
         self.is_chief = self._workers.is_chief
         self.model = model
         self.batch_losses = np.zeros(0, np.float32)
@@ -228,8 +237,7 @@ class Trainer:
             ValueError: If data or settings are of no use, or the checkpoint is of another training.
             FloatingPointError: If the loss or, after an epoch, the weights are not finite; the
                 checkpoint stays that of the epoch before.
-            RuntimeError: If replicas with weights of their own wait in vain for each other, or if
-                another worker has died or does something else.
+            RuntimeError: If another worker has died, hangs or does something else.
             SystemExit: After a SIGTERM, once the epoch is saved.
         """
         epochs = integer("epochs", epochs)
@@ -292,7 +300,8 @@ class Trainer:
                     chain.set_params(chain.params | {"steps": steps})
                 chain.on_epoch_begin(epoch)
                 source.begin(seed if shuffle else None, epoch)
-                self.batch_losses, logs = self._train(source, epoch, calls, chain)
+                with skipped_steps_reported(self.model.optimizer):
+                    self.batch_losses, logs = self._train(source, epoch, calls, chain)
                 of_nodes = self._evaluate_nodes(validation)
                 with self._engine.consensus() as figures:
                     logs |= figures | of_nodes
@@ -390,11 +399,14 @@ class Trainer:
         return logs
 
     def _evaluate_nodes(self, validation: Examples | Batches | None) -> dict[str, Any]:
-        """Evaluates replicas that differ, each on its part of every batch."""
+        """Evaluates replicas that differ, each on all the data."""
         if validation is None or not isinstance(self._communication, OwnWeights):
             return {}
-        results = self._evaluate(validation, keras.callbacks.CallbackList(model=self.model))
-        return {f"val_mean_of_nodes_{name}": value for name, value in results.items()}
+        silent = keras.callbacks.CallbackList(model=self.model)
+        with contextlib.closing(self._communication.nodes()) as nodes:
+            results = [self._evaluate(validation, silent) for _ in nodes]
+        means = {name: np.mean([each[name] for each in results], axis=0) for name in results[0]}
+        return {f"val_mean_of_nodes_{name}": _plain(value) for name, value in means.items()}
 
     def _calls(
         self, source: Examples | Batches, loop: Loop, calls: StepsPerCall, begin: Callable
@@ -403,12 +415,15 @@ class Trainer:
         done = 0
         while source.steps is None or done < source.steps:
             begin(done)
+            # The workers agree on a number of steps: that of the slowest. And one that does not
+            # come is missed here, before the others are in a graph, where they wait for longer.
+            calls.count = count = min(self._workers.gather(f"batch {done}", calls.count))
             started = time.perf_counter()
-            count = calls.count
-            rows = source.run(loop, count)
-            # The workers must agree on the next count, and so on how long this call took.
-            seconds = self._workers.gather(f"batch {done}", time.perf_counter() - started)
-            calls.took(len(rows), max(seconds))
+            with self._workers.waiting(f"batch {done}", 10 * loop.longest):
+                rows = source.run(loop, count)
+            seconds = time.perf_counter() - started
+            loop.took(seconds)
+            calls.took(len(rows), seconds)
             if rows[:, loop.step.bad_labels].any():
                 raise ValueError(
                     "Labels must be integers between 0 and the number of classes - 1, those of a "
@@ -429,8 +444,7 @@ class Trainer:
         if len(outputs) > 1:
             logs |= {f"{name}_loss": float(value) for name, value in outputs.items()}
         # The model's own loss trackers are not updated; the figures above take their places.
-        results = {name: np.asarray(v) for name, v in self.model.get_metrics_result().items()}
-        results = {name: v.item() if v.ndim == 0 else v for name, v in results.items()}
+        results = {name: _plain(v) for name, v in self.model.get_metrics_result().items()}
         return logs | {name: v for name, v in results.items() if name not in logs}
 
     def _check_workers(self, sources: list[Examples | Batches], arguments: list[Any]) -> None:
@@ -442,7 +456,8 @@ class Trainer:
             given.append(describe_model(self.model))
             return json.dumps(given, default=lambda thing: type(thing).__name__)
 
-        self._workers.check_same(
+        # Without patience: before they meet here the program may do what it likes on each.
+        Workers(self.strategy).check_same(
             "Model, `data` and the other arguments",
             described,
             "Each worker reads all the data, and takes its own part of a batch. Give pipelines "
@@ -472,3 +487,9 @@ class Trainer:
                 capacity = self._micro_batch * self.strategy.num_replicas_in_sync
                 batch_size = min(batch_size, capacity)
         return Examples(data, batch_size, self.strategy, at_most=evaluation)
+
+
+def _plain(value: Any) -> float | int | np.ndarray:
+    """Returns a scalar as a number of Python, and other arrays as they are."""
+    value = np.asarray(value)
+    return value.item() if value.ndim == 0 else value

@@ -34,7 +34,7 @@ def feed(losses, rate, **options):
     callback.on_train_begin()
     per_epoch = rate.steps_per_epoch
     for epoch in range(rate.epochs):
-        if rate.decay_start is not None or callback._at_cap:
+        if rate.decay_start is not None:
             break
         callback.on_epoch_begin(epoch)
         callback.on_train_steps_end({"loss": losses[epoch * per_epoch : (epoch + 1) * per_epoch]})
@@ -70,7 +70,7 @@ def test_a_loss_that_falls_all_the_way_reaches_the_cap_and_warns():
     with pytest.warns(UserWarning, match="cap of 65 steps"):
         callback = feed(losses, rate)
     assert callback.votes == [False] * 6
-    assert rate.decay_start is None
+    assert rate.decay_start == 65
     # In the middle of an epoch; the rate stays what it was in the last step of the warm-up.
     assert float(rate(64)) == pytest.approx(10 ** (-5 / 65), rel=1e-5)
     assert float(rate(65)) == float(rate(100)) == float(rate(64))
@@ -253,6 +253,40 @@ def test_fit_goes_on_where_it_was():
             x, y, batch_size=8, initial_epoch=first, epochs=last, callbacks=[callback], verbose=0
         )
     assert rate.decay_start == len(callback.losses) == 12
+
+
+def test_fit_goes_on_from_a_backup_at_the_same_rates(tmp_path):
+    def train(name=None, stop=None, state_file=True):
+        rate = AutoWURate(12, 4, 1e-3, 0.3)
+        model, optimizer, x, y = linear_model(rate)
+        model.compile(optimizer, "mse", run_eagerly=True)
+        callbacks = []
+        if name is not None:
+            file = tmp_path / f"{name}.json" if state_file else None
+            callbacks += [AutoWU(rate, confidence=1e-9, state_file=file)]
+            callbacks += [keras.callbacks.BackupAndRestore(tmp_path / name)]
+        else:
+            callbacks += [AutoWU(rate, confidence=1e-9)]
+        if stop is not None:
+            callbacks += [Stop(stop)]
+        options = {"batch_size": 8, "epochs": 12, "shuffle": False, "verbose": 0}
+        model.fit(x, y, callbacks=callbacks, **options)
+        return np.concatenate([w.ravel() for w in model.get_weights()]), rate.get_state()
+
+    expected, state = train()
+    assert state["decay_start"] == 12
+    # Before the decision and after it, in the first half and in the second.
+    for stop in (2, 5, 8):
+        with pytest.raises(KeyboardInterrupt):
+            train(f"stop-{stop}", stop)
+        weights, found = train(f"stop-{stop}")
+        assert found == state
+        np.testing.assert_array_equal(weights, expected)
+    for stop in (2, 8):
+        with pytest.raises(KeyboardInterrupt):
+            train(f"lost-{stop}", stop, state_file=False)
+        with pytest.raises(ValueError, match=rf"state_file.*0 losses of {4 * stop} steps"):
+            train(f"lost-{stop}", state_file=False)
 
 
 def test_a_new_training_begins_anew():

@@ -64,14 +64,18 @@ def test_three_steps_with_the_rate_inside(walk, rule, nesterov, decay):
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("rule", ["momentum", "legw"])
-def test_three_steps_with_the_rate_outside(walk, rule, decay):
-    optimizer = LARS(RATE, MU, trust_coefficient=C, rule=rule, weight_decay=decay or None)
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_three_steps_with_the_rate_outside(walk, nesterov, rule, decay):
+    options = {"rule": rule, "weight_decay": decay or None, "nesterov": nesterov}
+    optimizer = LARS(RATE, MU, trust_coefficient=C, **options)
     w, v, b, u, kernels, biases = W, 0 * W, B, 0 * B, [], []
     for gradient in GRADIENTS:
         g, h = np.array(gradient["kernel"]), np.array(gradient["bias"])
-        v, u = MU * v + g + decay * w, MU * u + h
-        below = length(v) if rule == "momentum" else denominator(rule, g, w, decay)
-        w, b = w - RATE * C * length(w) / below * v, b - RATE * u
+        d = g + decay * w
+        v, u = MU * v + d, MU * u + h
+        steps = (MU * v + d, MU * u + h) if nesterov else (v, u)
+        below = length(steps[0]) if rule == "momentum" else denominator(rule, g, w, decay)
+        w, b = w - RATE * C * length(w) / below * steps[0], b - RATE * steps[1]
         kernels.append(w)
         biases.append(b)
     check(walk(optimizer, {"kernel": W, "bias": B}, GRADIENTS), kernels, biases)

@@ -5,6 +5,7 @@ import signal
 import types
 
 import compare_methods
+import keras
 import methods_report
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from methods_study import Case, Outcome, Study, collect_garbage, take_over
 from run_folder import RunFolder
 from run_progress import Display, Plan
 
+from keras_sharp import datasets
 from keras_sharp.large_batch import METHODS
 from keras_sharp.layers import with_ghost_batch_normalization, with_split_batch_normalization
 from keras_sharp.networks import F1
@@ -305,10 +307,22 @@ def test_batches_that_do_not_fit(run, trained, arguments, message):
     assert "Not done: digits: " in printed and message in printed
 
 
+def small_convolution(input_shape, classes, *, synchronized=False):
+    normalization = keras.layers.BatchNormalization(synchronized=synchronized)
+    layers = [keras.layers.Conv2D(2, 3), normalization, keras.layers.Flatten()]
+    return keras.Sequential([keras.Input(input_shape), *layers, keras.layers.Dense(classes)])
+
+
 @pytest.mark.slow
 def test_a_run(run, monkeypatch, tmp_path):
     monkeypatch.setattr("methods_study.GRID", (1.0,))
-    methods = ["con_adv", "ghost_batch_norm", "growing_batch"]
+    images = np.random.default_rng(0).uniform(size=(60, 8, 8, 1)).astype("float32")
+    labels = np.arange(60, dtype="int32") % 3
+    made = datasets.Data("digits", images, labels, images, labels, 3)
+    monkeypatch.setattr("methods_study.load", lambda *_: made)
+    small = DATASETS["digits"]._replace(build=small_convolution)
+    monkeypatch.setitem(DATASETS, "digits", small)
+    methods = ["con_adv", "augmentation", "growing_batch"]
     status, printed = run("--trials", "1", "--epochs", "3", "--methods", *methods)
     assert status == 0, printed
     found, _ = records(tmp_path)

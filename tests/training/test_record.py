@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 
 import keras
 import numpy as np
 import pytest
+from forks import Forks
 
 from keras_sharp.training import AllReduce, Plain, Trainer, checkpoint
 
@@ -430,7 +429,7 @@ layers += [keras.layers.Dropout(0.5), keras.layers.Dense(1)]
 model = keras.Sequential([keras.Input((10,)), *layers])
 optimizer = keras.optimizers.Adam(use_ema=True, ema_momentum=0.9)
 callbacks = [MidEpoch(), keras.callbacks.ReduceLROnPlateau("loss", patience=1, min_delta=1.0)]
-history = Trainer(model, optimizer, "mse").fit(
+history = Trainer(model, optimizer, "mse", jit_compile=False).fit(
     (x, x[:, :1]), batch_size=32, epochs=12, checkpoint=name + ".npz", callbacks=callbacks,
     verbose=0)
 variables = [*model.variables, *model.optimizer.variables]
@@ -438,11 +437,20 @@ np.savez(name + ".end", *[v.numpy() for v in variables], history.history["loss"]
 """
 
 
+@pytest.fixture
+def forks():
+    forks = Forks("keras_sharp.training")
+    yield forks
+    forks.close()
+
+
 @pytest.mark.slow
-def test_killed_again_and_again(tmp_path):
+def test_killed_again_and_again(forks, tmp_path):
+    (tmp_path / "killed.py").write_text(SCRIPT)
+
     def run(name, where="nowhere", turn=0):
-        arguments = [sys.executable, "-c", SCRIPT, str(tmp_path / name), where, str(turn)]
-        return subprocess.run(arguments, stderr=subprocess.DEVNULL, timeout=300).returncode
+        arguments = tmp_path / name, where, turn
+        return forks.start(tmp_path / "killed.py", arguments, tmp_path / "log").wait(300)
 
     def epoch():
         if not stored.exists():

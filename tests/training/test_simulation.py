@@ -93,6 +93,32 @@ def test_two_calls_go_on_and_the_weights_decay_by_hand():
     np.testing.assert_allclose(simulation.model.get_weights()[0][:, 0], w.mean(0), rtol=1e-12)
 
 
+@pytest.mark.usefixtures("float64")
+def test_hundreds_of_nodes_with_different_classes_by_hand():
+    nodes, batch, steps, rate, beta = 256, 4, 20, 0.05, 0.9
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2048, 2)), rng.normal(size=(2048, 1))
+    graph = topology.one_peer_exponential(nodes)
+    split = splits.dirichlet(np.arange(2048) % 10, nodes, alpha=0.1)
+    sgd = keras.optimizers.SGD(rate, momentum=beta)
+    simulation = Simulation(linear(), sgd, "mse", DecentLaM(graph))
+    options = {"batch_size": batch, "steps": steps, "shuffle": False}
+    figures = simulation.fit((x, y), split, **options)
+    w, m, distances = np.ones((nodes, 2)), np.zeros((nodes, 2)), []
+    for step in range(steps):
+        seen = np.stack(
+            [np.take(part, batch * step + np.arange(batch), mode="wrap") for part in split]
+        )
+        errors = np.einsum("nki,ni->nk", x[seen], w) - y[seen, 0]
+        g = 2 * np.einsum("nki,nk->ni", x[seen], errors) / batch
+        m = beta * m + w - graph.matrix(step) @ (w - rate * g)
+        w = w - m
+        distances.append(((w - w.mean(0)) ** 2).sum(1).mean())
+    assert distances[-1] > 1e-3
+    np.testing.assert_allclose(figures["consensus_distance"], distances, rtol=1e-5)
+    np.testing.assert_allclose(simulation.weights.numpy(), w, rtol=1e-9, atol=1e-12)
+
+
 def test_shuffled_rounds_go_on_too(net, loss, blobs):
     made = []
     for calls in ([7], [3, 4]):

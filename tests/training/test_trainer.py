@@ -344,6 +344,7 @@ def expect(message, call, error=ValueError):
 def test_bad_settings(net, loss, trainer, blobs, replicas):
     expect("`micro_batch` must be an integer of at least 1", lambda: trainer(micro_batch=0))
     expect('`jit_compile` must be True, False or "auto"', lambda: trainer(jit_compile="yes"))
+    expect("`patience` must be positive and finite", lambda: trainer(patience=0))
     expect(
         "`epochs` must be an integer of at least 1",
         lambda: trainer().fit(blobs, batch_size=1, epochs=0),

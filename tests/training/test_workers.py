@@ -1,21 +1,21 @@
 """Two and three processes on one machine train, evaluate and measure as one does."""
 
+import inspect
 import json
 import multiprocessing
-import os
 import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from worker_program import EPOCHS, train
+from forks import Forks
+from worker_program import EPOCHS, PATIENCE, train
 
-from keras_sharp.training import preemption
+from keras_sharp.training import Trainer, preemption
 from keras_sharp.workers import Workers
 
 PROGRAM = pathlib.Path(__file__).with_name("worker_program.py")
@@ -27,7 +27,14 @@ def alone(tmp_path_factory):
     return train(tmp_path_factory.mktemp("alone"), tf.distribute.get_strategy())
 
 
-def start(folder, count, *action):
+@pytest.fixture(scope="module")
+def forks():
+    forks = Forks("keras_sharp.training", "keras_sharp.landscape")
+    yield forks
+    forks.close()
+
+
+def start(forks, folder, count, *action):
     """Starts the workers."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
@@ -36,10 +43,8 @@ def start(folder, count, *action):
     processes = []
     for index in range(count):
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        environment = os.environ | {"TF_CONFIG": json.dumps(task)}
-        with open(folder / f"worker {index}.log", "w") as log:
-            command = [sys.executable, PROGRAM, folder, *action]
-            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        log = folder / f"worker {index}.log"
+        processes.append(forks.start(PROGRAM, [folder, *action], log, TF_CONFIG=json.dumps(task)))
     return processes
 
 
@@ -53,60 +58,70 @@ def finish(processes, folder, timeout):
     finally:
         for process in processes:
             process.kill()
-            process.wait()
 
 
 def check_results(folder, count, alone):
+    found = []
     for index in range(count):
         with np.load(folder / f"worker {index}.npz") as results:
-            assert set(results) == set(alone)
-            for name, expected in alone.items():
-                # The maximum near the weights depends on them more than they differ.
-                tolerance = 1e-3 if name == "sharpness" else 1e-5
-                np.testing.assert_allclose(
-                    results[name], expected, rtol=tolerance, atol=1e-5, err_msg=name
-                )
-    with np.load(folder / "worker 0.npz") as first, np.load(folder / "worker 1.npz") as second:
-        for name in alone:
-            np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+            found.append(dict(results))
+        assert set(found[-1]) == set(alone)
+    for name, expected in alone.items():
+        # At the same weights to the bit, on machines of one kind; with one thread or two, nearly.
+        # After 25 steps to rounding; ten more, of the pipeline, make more of it.
+        rtol = {"measured": 1e-12, "pipeline": 1e-5}.get(name.split()[0], 1e-6)
+        atol = 0 if rtol == 1e-12 else rtol
+        np.testing.assert_allclose(found[0][name], expected, rtol=rtol, atol=atol, err_msg=name)
+        for other in found[1:]:
+            np.testing.assert_array_equal(found[0][name], other[name], err_msg=name)
     # The chief alone writes.
     assert (folder / "chief.keras").exists() and not (folder / "other.keras").exists()
     assert [file.parent.name for file in folder.glob("cache*/*.npz")] == ["cache of chief"]
 
 
 @pytest.mark.slow
-def test_three_workers_compute_what_one_does(tmp_path, alone):
+def test_three_workers_compute_what_one_does(forks, tmp_path, alone):
     # On a batch of two, one of three workers has no example.
-    assert finish(start(tmp_path, 3), tmp_path, 200) == [0, 0, 0]
+    assert finish(start(forks, tmp_path, 3), tmp_path, 200) == [0, 0, 0]
     check_results(tmp_path, 3, alone)
 
 
 @pytest.mark.slow
-def test_two_workers_that_are_stopped_and_killed_compute_what_one_does(tmp_path, alone):
+def test_two_workers_that_are_stopped_and_killed_compute_what_one_does(forks, tmp_path, alone):
     # A SIGTERM to worker 1 stops both at the end of the epoch, which is saved.
-    codes = finish(start(tmp_path, 2, "terminate"), tmp_path, 120)
+    codes = finish(start(forks, tmp_path, 2, "terminate", 1), tmp_path, 120)
     assert codes == [preemption.STATUS, preemption.STATUS]
     assert (tmp_path / "epochs.txt").read_text() == "0 1 "
-    # One epoch more, and in the next worker 1 dies, or hangs: the other says so in time.
-    for action in ("kill", "stop"):
-        chief, other = start(tmp_path, 2, action)
-        _wait_for_signal(other)
-        try:
-            assert chief.wait(60) != 0
-        finally:
-            for process in (chief, other):
-                process.kill()
-                process.wait()
-        assert "another one has died or hangs" in (tmp_path / "worker 0.log").read_text()
-    assert finish(start(tmp_path, 2), tmp_path, 120) == [0, 0]
+    # One epoch more, and in the next the chief dies: the other says so in time.
+    chief, other = start(forks, tmp_path, 2, "kill", 0)
+    assert chief.wait(120) == -signal.SIGKILL
+    assert finish([other], tmp_path, 60)[0] > 0
+    assert "another one has died or hangs" in (tmp_path / "worker 1.log").read_text()
+    # One more, and worker 1 hangs, but its process lives: the chief loses its patience.
+    chief, other = start(forks, tmp_path, 2, "hang", 1)
+    _wait_for_epoch(tmp_path, 3)
+    try:
+        assert chief.wait(30) > 0 and other.poll() is None
+    finally:
+        chief.kill()
+        other.kill()
+    said = (tmp_path / "worker 0.log").read_text()
+    assert "another one has died or hangs" in said
+    assert f"worker 0 waited {PATIENCE:g} s for the others at 'batch 0'" in said
+    # By default it does so soon enough, too.
+    assert 20 < inspect.signature(Trainer).parameters["patience"].default <= 55
+    assert finish(start(forks, tmp_path, 2), tmp_path, 120) == [0, 0]
     check_results(tmp_path, 2, alone)
     # Every epoch was trained once to its end, and the chief alone said so.
     assert (tmp_path / "epochs.txt").read_text().split() == [str(e) for e in range(EPOCHS)]
 
 
 @pytest.mark.slow
-def test_where_workers_differ_all_say_so_and_go_on_together(tmp_path):
-    assert finish(start(tmp_path, 2, "disagree"), tmp_path, 200) == [0, 0]
+def test_where_workers_differ_all_say_so_and_go_on_together(forks, tmp_path):
+    assert finish(start(forks, tmp_path, 2, "disagree"), tmp_path, 200) == [1, 1]
+    # In the end one failed alone.
+    for index, message in enumerate(["another one has died or hangs", "a mistake on one worker"]):
+        assert message in (tmp_path / f"worker {index}.log").read_text()
     chief, other = (json.loads((tmp_path / f"worker {i}.json").read_text()) for i in (0, 1))
     expected = [
         "ValueError: Model, `data` and the other arguments must be the same on every worker",
@@ -130,13 +145,13 @@ def test_where_workers_differ_all_say_so_and_go_on_together(tmp_path):
     assert chief["value"] == other["value"]
 
 
-def _wait_for_signal(process):
-    """Waits until a process is dead or stopped."""
+def _wait_for_epoch(folder, epoch):
+    """Waits until an epoch has ended."""
     for _ in range(1200):
-        if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT):
+        if (folder / "epochs.txt").read_text().endswith(f"{epoch} "):
             return
         time.sleep(0.1)
-    pytest.fail("The worker did not get its signal")
+    pytest.fail(f"The workers did not come to the end of epoch {epoch}")
 
 
 def test_one_process_exchanges_nothing(replicas):
