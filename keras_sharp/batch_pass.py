@@ -1,6 +1,7 @@
 """One evaluation batch at explicit weights: loss, derivatives and outputs, traced by TensorFlow."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -11,6 +12,12 @@ from keras_sharp.batches import Batch
 from keras_sharp.losses import LossTerms, Term
 from keras_sharp.normalization import batch_statistics, exact_moments, moving_statistics
 from keras_sharp.weights import FlatVariables
+
+# In float16 losses are scaled up before they are differentiated. `LossScaleOptimizer` of Keras
+# begins with 2**15 for the mean of a batch, which is this for each example of a batch of 1024.
+_PER_EXAMPLE = 32.0
+_HALVINGS = 32
+_LEAST = 1e-30  # all factors are 0 if all losses have the weight 0
 
 
 class BatchPass:
@@ -33,7 +40,8 @@ class BatchPass:
             predictions and of all.
         gradient: `(vector, factors, batch)` to numerators, the gradient `(n,)` of the sum of
             `factors * numerators`, and whether all labels are classes.
-        product: `(vector, along, factors, batch)` to the Hessian of that sum times `along`, `(n,)`.
+        product: `(vector, along, factors, statistics or None, batch)` to the Hessian of that sum
+            times `along`, `(n,)`.
         outputs: `(vector, batch)` to the model's outputs.
         estimate: `(vector, batch)` to the means and variances of what BatchNormalization layers are
             given, flattened like the moving statistics.
@@ -53,6 +61,7 @@ class BatchPass:
         self._statistics = statistics
         self._loss = loss
         self._by_batch = by_batch
+        self._scaled = "float16" in floating_types(model, weights)
         self.value = _traced(self._value)
         self.evaluation = _traced(self._evaluation)
         self.gradient = _traced(self._gradient)
@@ -83,20 +92,64 @@ class BatchPass:
     def _gradient(
         self, vector: tf.Tensor, factors: tf.Tensor, batch: Batch
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(vector)
-            _, terms = self._forward(vector, batch)
-            numerators = tf.stack([term.numerator for term in terms])
-            share = tf.reduce_sum(factors * numerators)
-        return numerators, _or_zeros(tape.gradient(share, vector), vector), _all_in_range(terms)
+        def derive(factors: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            return self._differentiated(vector, factors, None, batch)
+
+        gradient, numerators, in_range = self._in_range_of_float16(derive, factors)
+        return numerators, gradient, in_range
 
     def _product(
-        self, vector: tf.Tensor, along: tf.Tensor, factors: tf.Tensor, batch: Batch
+        self,
+        vector: tf.Tensor,
+        along: tf.Tensor,
+        factors: tf.Tensor,
+        statistics: tf.Tensor | None,
+        batch: Batch,
     ) -> tf.Tensor:
-        with exact_moments(), tf.GradientTape(watch_accessed_variables=False) as outer:
-            outer.watch(vector)
-            _, gradient, _ = self._gradient(vector, factors, batch)
-        return _or_zeros(outer.gradient(gradient, vector, output_gradients=along), vector)
+        def derive(factors: tf.Tensor) -> tuple[tf.Tensor]:
+            with exact_moments(), tf.GradientTape(watch_accessed_variables=False) as outer:
+                outer.watch(vector)
+                gradient, *_ = self._differentiated(vector, factors, statistics, batch)
+            return (_or_zeros(outer.gradient(gradient, vector, output_gradients=along), vector),)
+
+        return self._in_range_of_float16(derive, factors)[0]
+
+    def _differentiated(
+        self, vector: tf.Tensor, factors: tf.Tensor, statistics: tf.Tensor | None, batch: Batch
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(vector)
+            _, terms = self._forward(vector, batch, statistics)
+            numerators = tf.stack([term.numerator for term in terms])
+            share = tf.reduce_sum(factors * numerators)
+        return _or_zeros(tape.gradient(share, vector), vector), numerators, _all_in_range(terms)
+
+    def _in_range_of_float16(
+        self, derive: Callable[[tf.Tensor], tuple[tf.Tensor, ...]], factors: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        """Returns `derive(factors)`, whose first result is linear in the factors.
+
+        The factors are about 1 over the number of examples, and a share of so many is 0 in float16.
+        If anything computes in float16, they are multiplied by a power of two that makes them
+        about `_PER_EXAMPLE`, the result is divided by it in float64, and while it is not finite,
+        the power is halved. It does not depend on batches or calls before.
+        """
+        if not self._scaled:
+            return derive(factors)
+
+        def scaled(scale: tf.Tensor) -> list[tf.Tensor]:
+            derivative, *others = derive(scale * factors)
+            return [scale, tf.cast(derivative, tf.float64) / scale, *others]
+
+        def overflows(scale: tf.Tensor, derivative: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+            finite = tf.reduce_all(tf.math.is_finite(derivative))
+            return tf.logical_and(~finite, scale > first * 2.0**-_HALVINGS)
+
+        largest = tf.maximum(tf.reduce_max(tf.abs(factors)), _LEAST)
+        two = tf.constant(2.0, factors.dtype)
+        first = two ** tf.floor(tf.math.log(_PER_EXAMPLE / largest) / tf.math.log(two))
+        found = tf.while_loop(overflows, lambda scale, *_: scaled(scale / 2), scaled(first))
+        return tuple(found[1:])
 
     def _outputs(self, vector: tf.Tensor, batch: Batch) -> Any:
         return self._forward(vector, batch)[0]
@@ -128,6 +181,12 @@ class BatchPass:
             tf.stack([term.mass for term in terms]),
             _all_in_range(terms),
         )
+
+
+def floating_types(model: keras.Model, weights: FlatVariables) -> set[str]:
+    """Returns the names of the floating types that weights have or layers compute in."""
+    kinds = {weights.dtype.name, *(layer.compute_dtype for layer in model._flatten_layers())}
+    return {kind for kind in kinds if "float" in kind}
 
 
 def _traced(function: Any) -> Any:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_sharp.batch_pass import BatchPass
+from keras_sharp.batch_pass import BatchPass, floating_types
 from keras_sharp.batches import Batch, EvaluationBatches
 from keras_sharp.hashing import ArrayHash, joint_hash
 from keras_sharp.labelled import number_of_examples
@@ -133,9 +133,7 @@ class Objective:
 
         That of bfloat16 if a single layer does: `f` is no more exact than its coarsest step.
         """
-        layers = self._model._flatten_layers()
-        kinds = {self._flat.dtype.name, *(layer.compute_dtype for layer in layers)}
-        return max(_rounding(kind) for kind in kinds if "float" in kind)
+        return max(_rounding(kind) for kind in floating_types(self._model, self._flat))
 
     @property
     def segments(self) -> dict[str, slice]:
@@ -201,9 +199,7 @@ class Objective:
             The loss, and the accuracy from 0 to 1, or None if the loss is no cross-entropy of
             Keras's or the model has several outputs.
         """
-        if statistics is not None:
-            statistics = _checked_vector(statistics, self._statistics)
-        vector = self._vector(weights)
+        vector, statistics = self._vector(weights), self._checked_statistics(statistics)
         value, (right, counted) = self._summed(self._pass.evaluation, vector, statistics)
         return value, float(right / counted) if counted else None
 
@@ -292,7 +288,10 @@ class Objective:
                 yield examples, self._batches.examples / examples * tf.cast(gradient, tf.float64)
 
     def hessian_vector_product(
-        self, vector: np.ndarray | tf.Tensor, weights: np.ndarray | tf.Tensor | None = None
+        self,
+        vector: np.ndarray | tf.Tensor,
+        weights: np.ndarray | tf.Tensor | None = None,
+        statistics: np.ndarray | None = None,
     ) -> np.ndarray | tf.Tensor:
         """Returns the Hessian of `f` at `w` times a vector, `(n,)` float64.
 
@@ -302,6 +301,7 @@ class Objective:
         Args:
             vector: `(n,)`. The result is a tensor if this is one, else NumPy.
             weights: `(n,)`. Defaults to the model's current weights.
+            statistics: `(m,)`, as `evaluate` takes them.
 
         Raises:
             NotImplementedError: If an operation of the model has no second derivative.
@@ -309,8 +309,9 @@ class Objective:
         """
         at, along = self._vector(weights), self._vector(vector)
         factors, total = tf.constant(self._factors()), None
+        arguments = at, along, factors, self._checked_statistics(statistics)
         try:
-            for product, _ in self._over_batches(self._pass.product, at, along, factors):
+            for product, _ in self._over_batches(self._pass.product, *arguments):
                 total = tf.cast(product, tf.float64) if total is None else self._add(total, product)
         except LookupError as error:
             raise NotImplementedError(
@@ -443,6 +444,9 @@ class Objective:
 
     def _vector(self, weights: np.ndarray | tf.Tensor | None) -> tf.Tensor:
         return _checked_vector(self.weights if weights is None else weights, self._flat)
+
+    def _checked_statistics(self, statistics: np.ndarray | None) -> tf.Tensor | None:
+        return None if statistics is None else _checked_vector(statistics, self._statistics)
 
     def _factors(self) -> np.ndarray:
         """`(terms,)`: what each term's numerator is multiplied by in `f`."""

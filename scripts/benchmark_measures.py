@@ -80,9 +80,9 @@ class Timed(keras_sharp.Objective):
 
     seconds = 0.0
 
-    def hessian_vector_product(self, vector, weights=None):
+    def hessian_vector_product(self, *arguments):
         began = time.perf_counter()
-        product = super().hessian_vector_product(vector, weights)
+        product = super().hessian_vector_product(*arguments)
         self.seconds += time.perf_counter() - began
         return product
 

@@ -112,24 +112,29 @@ def resnet20() -> keras.Model:
     )
 
 
+PRODUCTS = 20_000
+
+
 class FewProducts(keras_sharp.Objective):
     """An objective of which only the first Hessian-vector products are real.
 
-    All take the same memory, and a whole search of real ones hours. The others are those of a
-    diagonal matrix, so that the solver goes through all that it keeps.
+    A whole search of real ones takes hours: there are as many as make `PRODUCTS` over single
+    images, ten over 2,000 of them and two over 10,000. The others are those of a diagonal matrix,
+    so that the solver goes through all that it keeps.
     """
 
-    left = 2
+    left: int
 
-    def hessian_vector_product(self, vector, weights=None):
+    def hessian_vector_product(self, vector, *arguments):
         if not self.left:
             return vector * np.linspace(0.0, 1.0, self.size) ** 20
         self.left -= 1
-        return super().hessian_vector_product(vector, weights)
+        return super().hessian_vector_product(vector, *arguments)
 
 
 def find_eigenpairs(count: int, batch_size: int) -> None:
     objective = FewProducts(resnet20(), images("cifar10", count), LOSS, batch_size=batch_size)
+    objective.left = min(10, PRODUCTS // count)
     keras_sharp.hessian_eigenvalues(objective, k=5, verbose=0)
 
 

@@ -75,7 +75,8 @@ def report(
     tables = keskar_tables.tables(measured, settings.batch_norm)
     records = keskar_tables.records(measured, settings.batch_norm)
     made_with = provenance(found, folder)
-    notes = list(footnotes(settings, found, reasons, made_with))
+    complete = all(each.is_complete() for each in measured)
+    notes = list(footnotes(settings, found, reasons, made_with, complete))
     made = {"settings": vars(settings), "made_with": made_with}
     made |= {"notes": notes, "records": records}
     other = settings.evaluation_batch != EVALUATION_BATCH
@@ -120,6 +121,7 @@ def footnotes(
     found: Sequence[Found],
     reasons: dict[str, list[str]],
     made_with: Sequence[dict[str, Any]],
+    complete: bool,
 ) -> Iterator[str]:
     """Yields what a reader of the tables must know."""
     large = settings.large_batch or "10 % of the training data, rounded up"
@@ -133,6 +135,8 @@ def footnotes(
         f"Measured on batches of {settings.evaluation_batch} examples. Sharpness is that of the "
         "loss on the whole training set, by ten iterations of L-BFGS-B; one subspace a trial."
     )
+    if not complete:
+        yield "A number in brackets says how many trials have that value, where not all have it."
     pairs = [
         (each.record["corner"], each.record["value"])
         for each in found

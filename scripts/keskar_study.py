@@ -1,6 +1,7 @@
 """Trainings of one network, followed by the epoch: what the paper's figures are drawn from."""
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Iterable, Sequence
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+from benchmark_cases import short_of_memory
 from keskar_experiment import EVALUATION_BATCH
 from keskar_training import LOSS, Training, batch_sizes, load, trial_seed
 from run_folder import RunFolder, read, read_arrays, write, write_arrays
@@ -22,6 +24,8 @@ EPSILON = 1e-3
 # BatchNormalization as in the authors' code.
 MEASURING = {"epsilon": EPSILON, "batch_norm": "batch", "batch_size": EVALUATION_BATCH}
 _SNAPSHOTS = 10
+# A step takes the outputs of all layers about twice, forwards and backwards: C1 2.2 MiB an example.
+_PASSES = 2.2
 
 
 class Run(NamedTuple):
@@ -92,6 +96,12 @@ class Study:
         sizes = batch_sizes(settings.small_batch, settings.large_batch, len(self.data.x_train))
         self.small, self.large = (Run(name, sizes[name]) for name in ("small", "large"))
         epochs = settings.epochs
+        largest = max(settings.batch_sizes or [1])
+        if largest > len(self.data.x_train):
+            raise ValueError(
+                f"--batch-sizes must not exceed the {len(self.data.x_train)} training examples. "
+                f"Received: {largest}"
+            )
         spaced = np.geomspace(1, epochs, min(epochs, _SNAPSHOTS)).round().astype(int)
         self.snapshots = sorted({0, *spaced.tolist()})
         self._training = Training(
@@ -104,13 +114,30 @@ class Study:
         )
         self._measured: tuple[keras.Model, Objective, Objective] | None = None
 
-    @property
+    @functools.cached_property
     def batch_sizes(self) -> list[int]:
+        """The sizes asked for, those left out that there is no memory for, unless they are done."""
+        epochs, kept = self.settings.epochs, []
+        for size in self.settings.batch_sizes or self._doublings():
+            run, reason = self.run_of(size), short_of_memory(self._gigabytes(size))
+            if reason is None or self._path(run, f"epoch-{epochs}.json").exists():
+                kept.append(size)
+            else:
+                self.display.say(f"{self.network} batch {size}: {reason}")
+        return sorted(set(kept))
+
+    def _doublings(self) -> list[int]:
         """Doublings of a quarter of the small batch up to the number of examples, and the two."""
         examples = len(self.data.x_train)
         least = max(1, self.small.batch_size // 4)
         doublings = [least * 2**k for k in range(examples.bit_length()) if least * 2**k <= examples]
         return sorted({*doublings, self.small.batch_size, self.large.batch_size})
+
+    def _gigabytes(self, batch_size: int) -> float:
+        """Returns what a training takes, roughly."""
+        model = self._training.build()
+        outputs = sum(int(np.prod(layer.output.shape[1:])) for layer in model.layers)
+        return 1 + _PASSES * 4 * outputs * batch_size / 2**30
 
     def run_of(self, batch_size: int) -> Run:
         """Returns the run from the initial weights with this batch size."""

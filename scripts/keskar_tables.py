@@ -145,15 +145,19 @@ class Measured(NamedTuple):
     paper_data: str
     trials: Sequence[dict[tuple[str, str], float]]
 
-    def statistic(self, quantity: str, regime: str) -> Statistic | None:
-        """Returns mean and standard deviation over the trials that have this value."""
-        return statistic(t[quantity, regime] for t in self.trials if (quantity, regime) in t)
+    def values(self, quantity: str, regime: str) -> list[float]:
+        """Returns a value of each trial that has it."""
+        return [t[quantity, regime] for t in self.trials if (quantity, regime) in t]
 
-    def gap(self) -> Statistic | None:
-        """Returns small-batch minus large-batch test accuracy, over trials."""
+    def gaps(self) -> list[float]:
+        """Returns small-batch minus large-batch test accuracy of each trial that has both."""
         name = accuracy("test")
         pairs = [(t.get((name, "small")), t.get((name, "large"))) for t in self.trials]
-        return statistic(small - large for small, large in pairs if None not in (small, large))
+        return [small - large for small, large in pairs if None not in (small, large)]
+
+    def is_complete(self) -> bool:
+        """Returns whether every trial has all values that the tables show."""
+        return all(trial.keys() >= PAPER[self.network].keys() for trial in self.trials)
 
 
 class Table(NamedTuple):
@@ -184,6 +188,7 @@ def tables(measured: Sequence[Measured], batch_norm: str) -> list[Table]:
     return made
 
 
+_GAP = ("test accuracy", "small - large")
 _MODES = {"batch": "batch statistics", "inference": "moving statistics"}
 
 
@@ -194,27 +199,37 @@ def _rows(measured: Sequence[Measured], table: str) -> list[list[str]]:
         source = "not measured, see below"
         if each.trials:
             source = f"measured, {len(each.trials)} trial{'s' * (len(each.trials) > 1)}"
-        own = {column: each.statistic(*column) for column in _columns(table)}
-        rows.append([name, source, *_cells(own, table, each.gap())])
+        own = {column: each.values(*column) for column in _columns(table)} | {_GAP: each.gaps()}
+        few = {column: len(own[column]) for column in own if len(own[column]) < len(each.trials)}
+        means = {column: statistic(values) for column, values in own.items()}
+        rows.append([name, source, *_cells(means, table, few)])
         paper = PAPER[each.network]
         name = f"{each.network} on {DATA_TITLES[each.paper_data]}"
         test = [paper[accuracy("test"), regime].mean for regime in REGIMES]
-        rows.append([name, "paper", *_cells(paper, table, Statistic(test[0] - test[1]))])
+        rows.append([name, "paper", *_cells(paper | {_GAP: Statistic(test[0] - test[1])}, table)])
     return rows
 
 
-def _cells(values: dict, table: str, gap: Statistic | None) -> list[str]:
-    cells = []
+def _cells(values: dict, table: str, few: dict | None = None) -> list[str]:
+    """Returns a row's numbers; `few` says which are of fewer trials than the row, and how many."""
+    few = few or {}
     decimals = 2 if table == "Table 2" else None
+
+    def cell(column: tuple[str, str]) -> str:
+        mean = values[column]
+        count = f" ({few[column]})" if column in few else ""
+        return "-" if mean is None else mean.text(decimals) + count
+
+    cells = []
     columns = _columns(table)
-    for small, large in zip(columns[::2], columns[1::2], strict=True):
-        pair = [values[small], values[large]]
-        cells += ["-" if each is None else each.text(decimals) for each in pair]
+    for pair in zip(columns[::2], columns[1::2], strict=True):
+        cells += map(cell, pair)
         if table != "Table 2":
-            times = None if None in pair else ratio(*pair)
+            means = [values[column] for column in pair]
+            times = None if None in means else ratio(*means)
             cells.append("-" if times is None else f"{times:.3g}")
     if table == "Table 2":
-        cells.append("-" if gap is None else gap.text(decimals))
+        cells.append(cell(_GAP))
     return cells
 
 
@@ -242,7 +257,7 @@ def records(measured: Sequence[Measured], batch_norm: str) -> list[dict[str, Any
                     "quantity": quantity,
                     "regime": regime,
                 }
-                values = [trial[key] for trial in each.trials if key in trial]
+                values = each.values(*key)
                 mean, deviation = statistic(values) or (None, None)
                 made.append(
                     record

@@ -183,8 +183,12 @@ def load_file(file: pathlib.Path) -> tuple[np.ndarray, ...]:
         raise SystemExit(f"{file} must hold arrays x and y. Found: {error}") from error
 
 
-def check_shapes(model: keras.Model, arrays: tuple[np.ndarray, ...]) -> None:
-    """Says so if the examples are not what the model takes."""
+def fitted(model: keras.Model, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    """Returns the arrays, the examples in the shape that the model takes.
+
+    Rows of numbers become images of one channel and images rows of numbers; axes of length 1 come
+    and go. What cannot become what the model takes ends the program.
+    """
     x, shape = arrays[0], getattr(model, "input_shape", None)
     if not isinstance(shape, tuple) or not all(isinstance(n, int | None) for n in shape):
         if isinstance(shape, dict | list | tuple):
@@ -192,14 +196,23 @@ def check_shapes(model: keras.Model, arrays: tuple[np.ndarray, ...]) -> None:
                 f"The model has several inputs, {shape}, and the data one. Call "
                 "keras_sharp.measure(model, data) in Python."
             )
-        return
+        return arrays
     fits = len(shape) == x.ndim and all(
         wanted in (None, got) for wanted, got in zip(shape[1:], x.shape[1:], strict=True)
     )
-    if not fits:
+    if fits:
+        return arrays
+    wanted, given = ([n for n in each[1:] if n != 1] for each in (shape, x.shape))
+    same = None not in wanted and np.prod(wanted) == np.prod(given)
+    # An image of several channels may have them first or last, and rows of numbers don't say.
+    if not same or not (
+        wanted == given or len(wanted) == 1 or len(given) == 1 and len(wanted) == 2
+    ):
         raise SystemExit(
             f"The model takes examples of shape {shape[1:]}. Those of the data are {x.shape[1:]}."
         )
+    console.print(f"Examples of shape {x.shape[1:]} are reshaped to {shape[1:]}.", markup=False)
+    return x.reshape(len(x), *shape[1:]), *arrays[1:]
 
 
 def first_line(error: Exception) -> str:
@@ -238,10 +251,17 @@ def main(arguments: list[str] | None = None) -> int:
     check_output(settings.output)
     loss = load_loss(settings)
     model = load_model(settings)
-    data = load_data(settings)
-    check_shapes(model, data)
+    data = fitted(model, load_data(settings))
     reports = []
     for mode in settings.batch_norm:
+        partial = None
+
+        def keep(report: Report) -> None:  # so that whatever comes next loses nothing
+            nonlocal partial
+            partial = report
+            if settings.output:
+                write(settings.output, as_json(settings, [*reports, report]))
+
         try:
             report = measure(
                 model,
@@ -251,13 +271,16 @@ def main(arguments: list[str] | None = None) -> int:
                 loss=loss,
                 batch_norm=mode,
                 batch_size=settings.batch_size,
+                after_each=keep,
             )
+        except KeyboardInterrupt:
+            if partial is not None:
+                console.print(partial)
+            raise SystemExit(130) from None
         except (ValueError, RuntimeError) as error:
             raise SystemExit(f"{settings.model} could not be measured. {error}") from error
         console.print(report)
         reports.append(report)
-        if settings.output:  # after each, so that a failure of the next one loses nothing
-            write(settings.output, as_json(settings, reports))
     return 1 if any(report.failures for report in reports) else 0
 
 

@@ -123,7 +123,7 @@ def record(dataset: str, each: Outcome, reference: Outcome, plain: Outcome) -> d
     for name in QUANTITIES:
         column = name.replace(" - ", "_minus_").replace(", ", "_")
         column = f"sharpness_{column}" if name in SHARPNESS else column
-        mean, deviation = summary(each, name) or (None, None)
+        mean, deviation = (summary(each, name) or (None, None))[:2]
         made |= {column: mean, f"{column}_standard_deviation": deviation}
     made["reasons"] = "; ".join(each.reasons)
     made["values"] = {name: values(each, name) for name in QUANTITIES}
@@ -150,7 +150,7 @@ def footnotes(
         "included."
     )
     if {"sam", "asam"} & {case.method for study in studies for case in study.cases}:
-        yield 'sam and asam are those of the whole batch, per="batch".'
+        yield 'sam and asam have one perturbation for the whole batch, per="batch".'
     for study in studies:
         sizes = {part: len(y) for part, (_, y) in study.parts.items()}
         yield (

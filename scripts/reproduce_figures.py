@@ -35,6 +35,7 @@ from keskar_figures import FIGURES, Figure, Row
 from keskar_settings import DIGITS, PAPER, TRAINING_SETTINGS, make_parser, resolve
 from keskar_study import MEASURING, Study
 from keskar_training import make_optimizer
+from positive import positive
 from run_folder import RunFolder, locked, versions, write
 from run_progress import Display, Plan, make_console
 from run_until_stopped import until_stopped
@@ -44,6 +45,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Returns the settings; ends the program with a message if they are of no use."""
     outputs = {DIGITS: "figures-digits", PAPER: "figures-keskar"}
     parser = make_parser(__doc__, outputs, trials=False)
+    parser.add_argument(
+        "--batch-sizes",
+        nargs="+",
+        type=positive,
+        metavar="SIZE",
+        help="of figure 4; default: doublings of a quarter of the small batch up to all examples, "
+        "and the two. What does not fit into the memory that is free is left out",
+    )
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=", ".join(FIGURES))
     settings = resolve(parser, arguments)
     unknown = set(settings.figures) - set(FIGURES)

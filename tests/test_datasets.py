@@ -7,6 +7,7 @@ import urllib.error
 import numpy as np
 import pytest
 import sklearn.datasets
+import tensorflow as tf
 
 from keras_sharp import datasets
 from keras_sharp.datasets import load
@@ -113,6 +114,47 @@ def test_images_that_a_server_does_not_give(trouble, tmp_path, monkeypatch):
         FileNotFoundError, match=f"could not be downloaded \\({trouble}\\).*data_dir"
     ):
         load("cifar10", data_dir=tmp_path)
+
+
+def test_images_are_downloaded_where_there_is_a_network(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    random, steps = np.random.default_rng(0), []
+    splits = {
+        split: (random.integers(0, 256, (n, 32, 32, 3), np.uint8), np.arange(n) % 100)
+        for split, n in (("train", 200), ("test", 100))
+    }
+
+    class Builder:
+        data_path = str(tmp_path / "cifar100" / "3.0.2")
+
+        def is_prepared(self):
+            return "download" in steps
+
+        def download_and_prepare(self):
+            steps.append("download")
+
+        def as_dataset(self, *, split, batch_size, as_supervised):
+            assert self.is_prepared() and (batch_size, as_supervised) == (-1, True)
+            return tuple(map(tf.constant, splits[split]))
+
+    def builder(name, *, data_dir, try_gcs):
+        assert (name, data_dir, try_gcs) == ("cifar100", tmp_path, False)
+        return Builder()
+
+    monkeypatch.setattr(tfds, "builder", builder)
+    monkeypatch.setattr(datasets, "_reach", steps.append)
+    for _ in range(2):  # the second time they are there
+        data = load("cifar100", data_dir=tmp_path)
+        assert steps == [datasets._SOURCES["cifar100"], "download"]
+    check(data)
+    assert data.classes == 100 and data.input_shape == (32, 32, 3)
+    for x, y, split in (
+        (data.x_train, data.y_train, "train"),
+        (data.x_test, data.y_test, "test"),
+    ):
+        np.testing.assert_allclose(x, splits[split][0] / 255, rtol=1e-6)
+        np.testing.assert_array_equal(y, splits[split][1])
 
 
 def test_prepared_images_that_are_damaged(tfds_dir, tmp_path):

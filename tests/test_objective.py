@@ -335,6 +335,39 @@ def test_mixed_precision_with_weights_of_its_own():
     assert objective.value() == pytest.approx(float(crossentropy()(y, outputs)), rel=1e-6)
 
 
+def certain_net(dtype):
+    """A classifier with a loss of about 1e-5 on the 50 examples it comes with."""
+    random = np.random.default_rng(3)
+    layers = [L.Dense(16, activation="tanh", dtype=dtype), L.Dense(3, dtype=dtype)]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    model.set_weights(
+        [random.normal(size=v.shape) * [1, 1, 3, 1][i] for i, v in enumerate(model.weights)]
+    )
+    x = random.normal(size=(2000, 8)).astype("f4")
+    outputs = model(x).numpy().astype("f8")
+    margins = np.diff(np.sort(outputs))[:, -1]
+    return model, (x[margins > 11][:50], outputs.argmax(axis=1)[margins > 11][:50])
+
+
+def test_float16_neither_underflows_nor_overflows(monkeypatch):
+    (model, (x, y)), (exact, _) = certain_net("mixed_float16"), certain_net("float32")
+    objective, expected = (Objective(each, (x, y), crossentropy()) for each in (model, exact))
+    assert 1e-6 < objective.value() < 2e-5
+    v = np.random.default_rng(0).normal(size=objective.size)
+    gradient, product = objective.value_and_gradient()[1], objective.hessian_vector_product(v)
+    assert_close(gradient, expected.value_and_gradient()[1], 0.05)
+    assert_close(product, expected.hessian_vector_product(v), 0.05)
+    with strategy(2).scope():
+        there = certain_net("mixed_float16")[0]
+    # 60,000 examples: 1 / 60,000 of a gradient of 1e-5 is 0 in float16.
+    tiled = Objective(there, (np.tile(x, (1200, 1)), np.tile(y, 1200)), crossentropy())
+    assert_close(tiled.value_and_gradient()[1], gradient, 0.01)
+    assert_close(tiled.hessian_vector_product(v), product, 0.01)
+    # A sum of heavy examples is infinite in float16, until the scale is small enough.
+    heavy = Objective(model, (x, y, np.full(50, 1e10)), crossentropy(reduction="sum"))
+    assert_close(heavy.value_and_gradient()[1], 50e10 * gradient, 0.01)
+
+
 def test_rounding_is_that_of_the_coarsest_layer(float64):
     def rounding(*policies):
         layers = [L.Dense(2, dtype=policy) for policy in policies]
@@ -379,6 +412,19 @@ def test_tensors_in_tensors_out():
 
 
 # -- errors --------------------------------------------------------------------------------------
+
+
+class Dilation(L.Layer):
+    def call(self, x):
+        ones = [1] * 4
+        return tf.nn.dilation2d(x, tf.zeros((2, 2, x.shape[-1])), ones, "SAME", "NHWC", ones)
+
+
+def test_an_operation_without_a_second_derivative_is_named():
+    model = keras.Sequential([keras.Input((4, 4, 1)), L.Conv2D(2, 1), Dilation(), L.Flatten()])
+    objective = Objective(model, (np.ones((3, 4, 4, 1)), np.ones((3, 32))), "mse")
+    with pytest.raises(NotImplementedError, match="no second derivative.*use_cudnn=False"):
+        objective.hessian_vector_product(np.ones(objective.size))
 
 
 def test_errors():

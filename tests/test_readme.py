@@ -33,8 +33,17 @@ def test_the_example_runs(tmp_path):
     assert done.returncode == 0, done.stderr
     number, printed = done.stdout.splitlines()[-2:]
     assert float(number.split()[0]) > 0
-    assert printed.startswith("SharpnessResult(") and "random subspace of 100" in printed
-    assert "batch_norm='batch'" in printed
+    assert "random subspace of 100" in printed and "batch_norm='batch'" in printed
+    losses = [
+        [
+            float(loss)
+            for loss in re.search(
+                r"^SharpnessResult\(\S+ loss (\S+) -> (\S+) ", text, re.M
+            ).groups()
+        ]
+        for text in (printed, README)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
 def test_commands_name_files_that_are_there():
@@ -55,7 +64,15 @@ def test_the_examples_of_the_docs_run(page, tmp_path, monkeypatch):
     x, y = random.normal(size=(60, 4)).astype("f4"), random.integers(0, 3, 60)
     layers = keras.layers
     models = [
-        keras.Sequential([keras.Input((4,)), layers.Dense(5), layers.ReLU(), layers.Dense(3)])
+        keras.Sequential(
+            [
+                keras.Input((4,)),
+                layers.Dense(5),
+                layers.BatchNormalization(),
+                layers.ReLU(),
+                layers.Dense(3),
+            ]
+        )
         for _ in range(2)
     ]
     for each in models:

@@ -8,7 +8,7 @@ import keras
 
 from keras_sharp.arguments import integer
 from keras_sharp.function_arguments import FunctionArguments
-from keras_sharp.measures.report import Choice, choose, measure
+from keras_sharp.measures.report import Choice, check_options, choose, measure
 from keras_sharp.objective import Objective
 from keras_sharp.results.report import Report, value_of
 from keras_sharp.workers import WorkersError
@@ -25,8 +25,10 @@ class MeasureDuringTraining(keras.callbacks.Callback):
     `reports` alone.
 
     A measure that fails does not end the training: it warns, its reason is in the report, and the
-    epoch has no entry for it. What can be known to fail beforehand is refused beforehand. The model
-    is not changed, so it trains as it would without.
+    epoch has no entry for it. What can be known to fail beforehand is refused beforehand: options
+    out of range at once, data, labels or a loss of no use before the first epoch, or after it if
+    the model is built by its first batch. The model is not changed, so it trains as it would
+    without.
 
     Args:
         ds: Labelled data: a tuple of arrays, a `tf.data.Dataset` of batches, or a
@@ -42,7 +44,7 @@ class MeasureDuringTraining(keras.callbacks.Callback):
             but for the arrays that JSON leaves out.
 
     Raises:
-        ValueError: For measures or arguments that don't exist.
+        ValueError: For measures or arguments that don't exist or are out of range.
 
     Example:
     ```python
@@ -63,7 +65,7 @@ class MeasureDuringTraining(keras.callbacks.Callback):
         **function: Unpack[FunctionArguments],
     ):
         super().__init__()
-        choose(measures)
+        check_options(choose(measures))
         unknown = set(function) - set(FunctionArguments.__annotations__)
         if unknown:
             raise ValueError(
@@ -79,17 +81,21 @@ class MeasureDuringTraining(keras.callbacks.Callback):
         self._objective: Objective | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Forgets a training before this one, whose model may have been compiled otherwise."""
+        """Forgets a training before this one, whose model may have been compiled otherwise.
+
+        Raises:
+            ValueError: If nothing could ever be measured, as `Objective` and its value say.
+        """
         self.reports, self._objective = {}, None
+        if self.model.built:
+            self._prepare()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measures, and writes the logs."""
+        if self._objective is None:
+            self._prepare()
         if (epoch + 1) % self.every:
             return
-        if self._objective is None:
-            # Not before: the model may be built by its first batch. What is wrong with the data or
-            # the loss is an error, as nothing will ever be measured.
-            self._objective = Objective(self.model, self._ds, **self._function)
         try:
             report = measure(self._objective, measures=self._measures, seed=self.seed, verbose=0)
         except WorkersError:  # nor can the training go on
@@ -104,6 +110,11 @@ class MeasureDuringTraining(keras.callbacks.Callback):
         if logs is not None:
             values = {label: value_of(result) for label, result in report.results.items()}
             logs.update({label: value for label, value in values.items() if value is not None})
+
+    def _prepare(self) -> None:
+        """Reads data and labels once, so that what is wrong with them is an error early."""
+        self._objective = Objective(self.model, self._ds, **self._function)
+        self._objective.value()
 
     def get_state(self) -> dict[str, Any]:
         """Returns the reports, for a checkpoint."""

@@ -13,6 +13,7 @@ from keras_sharp.arguments import integer, one_of, verbosity
 from keras_sharp.function_arguments import FunctionArguments, objective_of
 from keras_sharp.hashing import ArrayHash, joint_hash
 from keras_sharp.landscape.cache import RowCache
+from keras_sharp.landscape.configuration import configuration
 from keras_sharp.landscape.directions import random_directions
 from keras_sharp.landscape.trajectory import Plane
 from keras_sharp.objective import Objective
@@ -50,9 +51,9 @@ def surface(
         extent: How far to go, in lengths of the directions: a number `r` for -r to r, or a pair
             `(low, high)` for each direction. Defaults to 1, and to a margin around the trajectory.
         points: Points along each direction, a number or two. An odd one has the model in the grid.
-        cache: Folder in which finished rows are kept, in a file named by a hash of weights, data,
-            directions, grid and settings. The same call again goes on after the last of them, a
-            call with anything changed has another file.
+        cache: Folder in which finished rows are kept, in a file named by a hash of weights, the
+            layers' configurations, data, directions, grid and settings. The same call again goes on
+            after the last of them, a call with anything changed has another file.
         seed: Seed of random directions.
         verbose: `"auto"` shows a progress bar after two seconds, 1 at once, 0 never.
         **function: `loss`, `batch_norm`, `batch_size`, `penalties` and `check_data` of `Objective`.
@@ -66,8 +67,8 @@ def surface(
         FloatingPointError: If the loss is not finite somewhere on the grid.
 
     Note:
-        The hash does not know the code of a model. When rows are read, one of their points is
-        evaluated again, and must agree.
+        The hash does not know the code of a model's own layers. When rows are read, one of their
+        points is evaluated again, and must agree.
 
     Example:
     ```python
@@ -251,7 +252,8 @@ def _key(
     del settings["model"], settings["replicas"]
     settings["frozen_batch_norm_layers"] = len(settings["frozen_batch_norm_layers"])
     settings["losses"] = [term | {"output": None} for term in settings["losses"]]
-    text = json.dumps([settings, versions()], sort_keys=True).encode()
+    made = [configuration(objective.model), settings, versions()]
+    text = json.dumps(made, sort_keys=True, default=str).encode()
     others = [v for v in objective.model.non_trainable_weights if "float" in v.dtype]
     fixed = FlatVariables(others).read()
     arrays = [centre, fixed, basis, *axes, np.frombuffer(text, np.uint8)]
@@ -270,7 +272,8 @@ def _check_still_true(grid: _Grid, table: np.ndarray, file: str) -> None:
     loss, _ = grid.at(first)
     if not np.isclose(loss, table[first][0], rtol=1e-4, atol=1e-9):
         raise ValueError(
-            f"The rows in {file!r} must be of this model. It has the same weights, data and "
-            "settings, but computes something else: its code has changed. Delete the file or give "
-            f"another `cache`. Received: loss {loss:.6g} where the file has {table[first][0]:.6g}"
+            f"The rows in {file!r} must be of this model. It has the same weights, configuration, "
+            "data and settings, but computes something else: its code has changed. Delete the file "
+            f"or give another `cache`. Received: loss {loss:.6g} where the file has "
+            f"{table[first][0]:.6g}"
         )

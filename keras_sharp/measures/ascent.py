@@ -28,11 +28,13 @@ class Search(NamedTuple):
         iterations: Its iterations.
         message: Its own last words.
         sentence: What they mean for the value.
+        converged: Whether it ended because no neighbour is higher.
     """
 
     iterations: int
     message: str
     sentence: str
+    converged: bool = False
 
 
 class Ascent:
@@ -171,7 +173,8 @@ def lbfgsb(ascent: Ascent, max_iterations: int) -> Search:
         sentence = f"The solver converged after {iterations} iterations."
     else:
         sentence = f"The solver gave up after {iterations} iterations: take it as a lower bound."
-    return Search(iterations, str(outcome.message), sentence)
+    converged = outcome.status == 0 and outcome.success
+    return Search(iterations, str(outcome.message), sentence, converged)
 
 
 def sign_ascent(ascent: Ascent, max_iterations: int) -> Search:
@@ -181,7 +184,7 @@ def sign_ascent(ascent: Ascent, max_iterations: int) -> Search:
         corner = ascent.corner_from(y, gradient)
         if bool(tf.reduce_all(corner == y)):
             sentence = f"The corner reached after {done} iterations is a fixed point."
-            return Search(done, "fixed point", sentence)
+            return Search(done, "fixed point", sentence, converged=True)
         y = corner
         _, gradient = ascent.evaluate(y)
         ascent.advance(done + 1)

@@ -24,7 +24,8 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
         objective: `f`.
         layers: Whose weights: names of layers, or any whole part of a variable's path
             (`"dense_1"`, `"encoder/dense"`, `"kernel"`). Defaults to all trainable weights.
-        weights: `(n,)`, where. Defaults to the weights the model has now; it may go on training.
+        weights: `(n,)`, where. Defaults to the weights the model has now. It may go on training:
+            weights and moving statistics of BatchNormalization stay what they are now.
 
     Attributes:
         products: Products so far.
@@ -59,6 +60,7 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
         self.progress: Progress | None = None
         self._objective = objective
         self._at = tf.constant(objective.weights if weights is None else weights)
+        self._statistics = objective.statistics
         size = self.indices.size
         super().__init__(np.dtype(np.float64), (size, size))
 
@@ -77,7 +79,9 @@ class HessianOperator(scipy.sparse.linalg.LinearOperator):
 
     def _matvec(self, vector: np.ndarray) -> np.ndarray:
         vector = np.asarray(vector, np.float64).ravel()
-        product = self._objective.hessian_vector_product(self.embed(vector), self._at)[self._rows]
+        product = self._objective.hessian_vector_product(
+            self.embed(vector), self._at, self._statistics
+        )[self._rows]
         if not np.all(np.isfinite(product)):
             raise FloatingPointError(
                 "A Hessian-vector product is not finite. Look for operations whose second "

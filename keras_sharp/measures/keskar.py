@@ -132,4 +132,5 @@ def sharpness(
         **search,
         objective=objective.settings,
         versions=versions(),
+        converged=end.converged and corner <= value,
     )

@@ -1,5 +1,6 @@
 """Several measures of one function, in one report."""
 
+import contextlib
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,7 @@ def measure(
     *,
     seed: int = 0,
     verbose: str | int = "auto",
+    after_each: Callable[[Report], None] | None = None,
     **function: Unpack[FunctionArguments],
 ) -> Report:
     """Returns several measures of one model over one data set, in one report.
@@ -63,6 +65,7 @@ def measure(
             others, in `keras_sharp.measures.report.MEASURES`, cost up to hundreds.
         seed: Seed of every measure that is given none of its own.
         verbose: `"auto"` shows progress bars after two seconds, 1 at once, 0 never.
+        after_each: Is called after each measure, with the report so far.
         **function: `loss`, `batch_norm`, `batch_size`, `penalties` and `check_data` of `Objective`.
 
     Returns:
@@ -87,6 +90,20 @@ def measure(
     started = time.perf_counter()
     objective = objective_of(model, ds, **function)
     results, failures, errors = {}, {}, []
+
+    def report() -> Report:
+        left = len(chosen) - len(results) - len(failures)
+        return Report(
+            results=dict(results),
+            failures=dict(failures),
+            status=f"{len(results)} of {len(chosen)} measures succeeded"
+            + (f", {left} are still to come." if left else "."),
+            seconds=time.perf_counter() - started,
+            seed=seed,
+            objective=objective.settings,
+            versions=versions(),
+        )
+
     with objective.at_rest():
         for label, (name, options) in chosen.items():
             options = {"seed": seed, "verbose": verbose} | options
@@ -97,18 +114,12 @@ def measure(
             except Exception as error:
                 failures[label] = f"{type(error).__name__}: {error}"
                 errors.append(error)
+            if after_each is not None:
+                after_each(report())
     if not results:
         reasons = "\n".join(f"{label}: {reason}" for label, reason in failures.items())
         raise RuntimeError(f"No measure succeeded.\n{reasons}") from errors[0]
-    return Report(
-        results=results,
-        failures=failures,
-        status=f"{len(results)} of {len(chosen)} measures succeeded.",
-        seconds=time.perf_counter() - started,
-        seed=seed,
-        objective=objective.settings,
-        versions=versions(),
-    )
+    return report()
 
 
 def choose(measures: str | Sequence[Choice] | None) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -138,6 +149,34 @@ def choose(measures: str | Sequence[Choice] | None) -> dict[str, tuple[str, dict
     if not chosen:
         raise ValueError("`measures` must name a measure. Received: none")
     return chosen
+
+
+class _Data(Exception):
+    """A measure has gone on to its data."""
+
+
+class _NoData(Objective):
+    """Stands for a function whose data nobody has read."""
+
+    def __init__(self):
+        pass
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__class__":
+            return object.__getattribute__(self, name)
+        raise _Data
+
+
+def check_options(chosen: Mapping[str, tuple[str, Mapping[str, Any]]]) -> None:
+    """Checks the values of options that `choose` returned, as far as that needs no model.
+
+    Raises:
+        ValueError: For a value out of range, as the measure itself does.
+    """
+    for name, options in chosen.values():
+        with contextlib.suppress(_Data):
+            if options:
+                MEASURES[name](_NoData(), **{"verbose": 0} | dict(options))
 
 
 def _pair(choice: Any) -> tuple[str, Mapping[str, Any]]:

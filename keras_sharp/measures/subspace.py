@@ -68,6 +68,7 @@ class GaussianSubspace:
             self._kept = list(self._drawn())
         gram, projection = np.zeros((dim, dim)), np.zeros(dim)
         for rows, block in self._blocks():
+            block = block.astype(np.float64)  # the equations square A's condition number
             gram += block.T @ block
             projection += block.T @ centre[rows]
         self.coordinates = np.linalg.solve(gram, projection)

@@ -56,6 +56,11 @@ class WorstCaseSharpnessResult(Result):
     objective: dict[str, Any]
     versions: dict[str, str]
 
+    @property
+    def converged(self) -> bool:
+        """Whether the ascents of all batches had settled."""
+        return self.still_rising == 0
+
     def __float__(self) -> float:
         return self.value
 

@@ -38,12 +38,13 @@ class Result:
         """
         values = json.loads(text)
         fields = {field.name: field for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) != set(fields):
+        optional = {name for name, field in fields.items() if field.default is None}
+        if not isinstance(values, dict) or not set(fields) - optional <= set(values) <= set(fields):
             found = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"`text` must be the JSON of a {cls.__name__}. Received: {found}")
         for name, field in fields.items():
             array = np.ndarray in (field.type, *get_args(field.type))
-            if array and values[name] is not None:
+            if array and values.get(name) is not None:
                 values[name] = np.asarray(values[name])
         return cls(**values)
 

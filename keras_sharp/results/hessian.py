@@ -155,6 +155,15 @@ class HessianDensityResult(Result):
     objective: dict[str, Any]
     versions: dict[str, str]
 
+    @property
+    def converged(self) -> bool | None:
+        """Whether the nodes are all that the probes see: more steps would not change them.
+
+        None if they are not: a quadrature of so many steps as asked, exact for polynomials of
+        degree `2 steps - 1`, as moments are.
+        """
+        return bool(self.steps == self.dimension or np.all(self.weights[:, -1] == 0)) or None
+
     def moment(self, order: int) -> tuple[float, float | None]:
         """Returns the mean of `lambda ** order` over the spectrum, and its standard error.
 

@@ -6,11 +6,13 @@ import json
 import shutil
 from typing import Any, Self
 
+import numpy as np
 import rich.console
 import rich.table
 import rich.text
 
 from keras_sharp.results.base import Result
+from keras_sharp.results.hessian import HessianDensityResult
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -91,19 +93,21 @@ class Report(Result):
         table.add_column("measure", overflow="fold")
         table.add_column("value", justify="right", no_wrap=True)
         table.add_column("± error", justify="right", no_wrap=True)
+        table.add_column("converged", no_wrap=True)
         table.add_column("seconds", justify="right", no_wrap=True)
         table.add_column("status", overflow="fold")
         for label, result in self.results.items():
-            number, error = value_of(result), getattr(result, "standard_error", None)
+            error = error_of(result)
             table.add_row(
                 rich.text.Text(label),
-                "-" if number is None else f"{number:.4g}",
+                _shown(result),
                 "-" if error is None else f"{error:.2g}",
+                {None: "-", False: "no", True: "yes"}[converged(result)],
                 f"{result.seconds:.1f}",
                 rich.text.Text(result.status),
             )
         for label, reason in self.failures.items():
-            table.add_row(rich.text.Text(label), "failed", "-", "-", rich.text.Text(reason))
+            table.add_row(rich.text.Text(label), "failed", "-", "-", "-", rich.text.Text(reason))
         return table
 
 
@@ -112,6 +116,31 @@ def value_of(result: Result) -> float | None:
     if not hasattr(result, "__float__") or getattr(result, "value", 0.0) is None:
         return None
     return float(result)
+
+
+def error_of(result: Result) -> float | None:
+    """Returns how far off the number that a report shows may be, or None if that is not known.
+
+    The standard error, of a density that of its mean; of an eigenvalue the residual, within which
+    there is one. A maximum that was searched has none: it is a lower bound unless it converged.
+    """
+    if isinstance(result, HessianDensityResult):
+        return result.moment(1)[1]
+    residuals = getattr(result, "residuals", None)
+    return getattr(result, "standard_error", None) if residuals is None else float(residuals[0])
+
+
+def converged(result: Result) -> bool | None:
+    """Returns whether a result's search ended of itself, all of its parts; None if it has none."""
+    flag = getattr(result, "converged", None)
+    return None if flag is None else bool(np.all(flag))
+
+
+def _shown(result: Result) -> str:
+    if isinstance(result, HessianDensityResult):
+        return f"mean {result.moment(1)[0]:.4g}"
+    number = value_of(result)
+    return "-" if number is None else f"{number:.4g}"
 
 
 def _about(function: dict[str, Any]) -> str:

@@ -30,6 +30,9 @@ class SharpnessResult(Result):
         objective: `Objective.settings`: the loss, data, batch size, BatchNormalization mode,
             replicas.
         versions: Versions of Keras, TensorFlow, SciPy and keras-sharp.
+        converged: Whether the search ended in a maximum: the solver because no neighbour is higher,
+            and the corner is not higher either. The paper's ten iterations mostly end before, and
+            the value is then a lower bound. None in JSON of an earlier version.
     """
 
     value: float
@@ -49,6 +52,7 @@ class SharpnessResult(Result):
     seed: int
     objective: dict[str, Any]
     versions: dict[str, str]
+    converged: bool | None = None
 
     def __float__(self) -> float:
         return self.value

@@ -201,16 +201,25 @@ def test_nothing_but_failures_warns_and_the_training_goes_on(fuse):
     assert list(watch.reports) == [0, 2] and len(history["loss"]) == 3
 
 
-def test_data_of_no_use_are_an_error():
-    x, y = blobs()
-    with pytest.raises(ValueError, match="same first dimension"):
-        fit_with_trainer(net(), [MeasureDuringTraining((x, y[:7]))], epochs=1)
+def test_data_of_no_use_are_an_error_before_anything_is_trained():
+    (x, y), model, begun = blobs(), net(), []
+    begin = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: begun.append(epoch))
+    for data, message in (((x, y[:7]), "same first dimension"), ((x, y + 3), "Labels must be")):
+        with pytest.raises(ValueError, match=message):
+            fit_with_trainer(model, [begin, MeasureDuringTraining(data, every=3)])
+    assert begun == []
+    # What its first batch builds cannot be measured before.
+    with pytest.raises(ValueError, match="Labels must be"):
+        unbuilt = keras.Sequential([L.Dense(3)])
+        fit_with_keras(unbuilt, [begin, MeasureDuringTraining((x, y + 3), every=3)])
+    assert begun == [0]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"measures": "loudness"}, "A measure must be one of"),
+        ({"measures": [("sharpness", {"epsilon": -1})]}, "`epsilon` must be positive"),
         ({"every": 0}, "`every` must be an integer of at least 1"),
         ({"seed": -1}, "`seed`"),
         ({"batchnorm": "batch"}, r"Received: \['batchnorm'\]"),

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_sharp import Objective
+from keras_sharp import Objective, hessian_eigenvalues
 from keras_sharp.landscape import principal_plane, random_directions, surface
 from keras_sharp.results.landscape import SurfaceResult
 
@@ -57,6 +57,22 @@ def test_plane_of_a_quadratic():
     assert result.cosine == pytest.approx(cosine)
     assert result.accuracy is None and result.path is None
     assert result.evaluations == 21
+
+
+def test_plane_of_the_top_eigenvectors():
+    model, data = regression()
+    objective = Objective(model, data)
+    found = hessian_eigenvalues(objective, k=2)
+    result = surface(objective, directions=found.eigenvectors, points=5)
+    slopes = found.eigenvectors.T @ objective.value_and_gradient()[1]
+    along_x, along_y = (
+        axis * slope + axis**2 * curvature / 2
+        for axis, slope, curvature in zip(
+            (result.x, result.y), slopes, found.eigenvalues, strict=True
+        )
+    )
+    expected = found.loss + along_x[:, None] + along_y
+    np.testing.assert_allclose(result.loss, expected, rtol=1e-5)
 
 
 def test_line_of_a_quadratic():
@@ -170,6 +186,12 @@ def changed(what, model, data):
         model.layers[0].kernel.assign_add(1e-3 * np.ones((4, 5)))
     elif what == "moving statistics":
         model.layers[1].moving_mean.assign(np.ones(5))
+    elif what == "regularizer":
+        model.layers[0].kernel_regularizer = keras.regularizers.L2(1e-7)
+    elif what == "epsilon":
+        model.layers[1].epsilon = 1.1e-3
+    elif what == "activation":
+        model.layers[0].activation = keras.activations.relu
     elif what == "data":
         x = x + 1e-3
     elif what == "loss":
@@ -185,6 +207,9 @@ def changed(what, model, data):
     [
         "weights",
         "moving statistics",
+        "regularizer",
+        "epsilon",
+        "activation",
         "data",
         "loss",
         {"seed": 1},
@@ -203,10 +228,16 @@ def test_rows_of_something_else_are_never_mixed_in(tmp_path, what):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_another_activation_with_the_same_weights_is_an_error(tmp_path):
-    surface(*classifier("tanh"), points=3, cache=tmp_path)
+def test_other_code_with_the_same_configuration_is_an_error(tmp_path):
+    def activation(factor):
+        def own(x):
+            return factor * keras.ops.tanh(x)
+
+        return own
+
+    surface(*classifier(activation(1)), points=3, cache=tmp_path)
     with pytest.raises(ValueError, match="computes something else"):
-        surface(*classifier("relu"), points=3, cache=tmp_path)
+        surface(*classifier(activation(2)), points=3, cache=tmp_path)
 
 
 def test_a_foreign_file_is_an_error(tmp_path):

@@ -75,7 +75,8 @@ def test_an_exhausted_krylov_space_ends_the_probe(known):
     result = hessian_density(model, (x[:3], y[:3]), probes=2, steps=10)
     spectrum = np.linalg.eigvalsh(2 / 3 * x[:3].T @ x[:3])
     # Three eigenvalues and all the zeros make four nodes.
-    assert result.products == 8 and "fewer than 10 steps" in result.status
+    assert result.products == 8 and "fewer than 10 steps" in result.status and result.converged
+    assert hessian_density(model, (x[:3], y[:3]), probes=2, steps=3).converged is None
     for nodes, weights in zip(result.nodes, result.weights, strict=True):
         np.testing.assert_allclose(nodes[:4], spectrum[-4:], rtol=1e-8, atol=1e-12)
         assert np.all(nodes[4:] == nodes[3]) and not weights[4:].any()

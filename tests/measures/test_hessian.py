@@ -66,6 +66,18 @@ def test_weights_are_those_of_the_moment_or_those_given(relu, dense):
     assert not np.allclose(HessianOperator(objective) @ unit, expected)
 
 
+def test_moving_statistics_are_those_of_the_moment():
+    random = np.random.default_rng(0)
+    model = keras.Sequential([keras.Input((3,)), L.Dense(4), L.BatchNormalization(), L.Dense(2)])
+    data = random.normal(size=(10, 3)), random.normal(size=(10, 2))
+    objective = Objective(model, data, "mse")
+    operator, unit = HessianOperator(objective), np.eye(objective.size)[2]
+    before = operator @ unit
+    model.layers[1].moving_variance.assign(np.full(4, 9.0))
+    np.testing.assert_array_equal(operator @ unit, before)
+    assert not np.allclose(HessianOperator(objective) @ unit, before)
+
+
 def test_any_scipy_routine_takes_it(known):
     model, data, hessian = known["linear"]
     objective = Objective(model, data)

@@ -66,7 +66,7 @@ def test_quadratic_from_its_exact_minimum(solver, epsilon):
     box = epsilon * (np.abs(model.get_weights()[0].ravel()) + 1)
     assert result.loss == 0 and "stationary" in result.status
     assert result.value == pytest.approx(100 * np.sum(curvatures * box**2), rel=1e-3)
-    assert float(result) == result.value and result.at_bounds == 1.0
+    assert float(result) == result.value and result.at_bounds == 1.0 and result.converged
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -106,7 +106,7 @@ def test_a_constant_loss_has_sharpness_zero():
     model = keras.Sequential([keras.Input((2,)), L.Dense(2), L.ReLU(), L.Dense(1, use_bias=False)])
     model.set_weights([np.zeros((2, 2)), np.full(2, -1.0), np.zeros((2, 1))])  # every unit is dead
     result = sharpness(model, (np.ones((4, 2), "f4"), np.ones((4, 1), "f4")), loss="mse")
-    assert result.value == 0 and "no slope" in result.status
+    assert result.value == 0 and "no slope" in result.status and not result.converged
 
 
 # -- the traps of the metric ---------------------------------------------------------------------

@@ -12,8 +12,8 @@ from keras_sharp import Objective, sharpness
 from keras_sharp.batches import EvaluationBatches
 from keras_sharp.measures import report as module
 from keras_sharp.measures.noise_scale import noise_scale
-from keras_sharp.measures.report import DEFAULT, measure
-from keras_sharp.results.report import Report, value_of
+from keras_sharp.measures.report import DEFAULT, MEASURES, check_options, choose, measure
+from keras_sharp.results.report import Report, converged, error_of, value_of
 
 L = keras.layers
 
@@ -61,6 +61,56 @@ def test_a_report_holds_what_each_measure_returns(net):
     assert report.objective == report["sharpness"].objective
 
 
+OPTIONS = {
+    "sharpness": {"max_iterations": 2},
+    "noise_scale": {"small_batch": 10},
+    "hessian_eigenvalues": {"k": 2},
+    "hessian_trace": {"probes": 10},
+    "hessian_density": {"probes": 3, "steps": 5},
+    "worst_case_sharpness": {"iterations": 2, "m": 60},
+    "average_case_sharpness": {"samples": 3, "m": 60},
+}
+
+
+def test_every_measure_fits_into_a_report(net, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert set(OPTIONS) == set(MEASURES)
+    objective, so_far = Objective(*net), []
+    report = measure(objective, None, list(OPTIONS.items()), after_each=so_far.append)
+    assert report.failures == {} and len(report.results) == len(MEASURES)
+    assert Report.from_json(report.to_json()).to_json() == report.to_json()
+    assert [len(each.results) for each in so_far] == [*range(1, len(MEASURES) + 1)]
+    assert so_far[1].status == f"2 of {len(MEASURES)} measures succeeded, 5 are still to come."
+    rows = str(report).replace(" ", "").splitlines()
+    for (name, options), together in zip(OPTIONS.items(), report.results.values(), strict=True):
+        alone = MEASURES[name](objective, seed=0, verbose=0, **options)
+        for number in (value_of, error_of):
+            known = number(alone)
+            assert number(together) == (known and pytest.approx(known, rel=1e-4))
+        assert converged(together) == converged(alone)
+        # An error bar or a flag on each of them, which the table shows.
+        assert error_of(together) is not None or converged(together) is not None
+        [row] = [row for row in rows if row.startswith(f"│{name}(")]
+        error = "-" if error_of(together) is None else f"{error_of(together):.2g}"
+        assert row.split("│")[3] == error
+        assert row.split("│")[4] == {None: "-", False: "no", True: "yes"}[converged(together)]
+    eigen = report["hessian_eigenvalues(k=2)"]
+    assert error_of(eigen) == eigen.residuals[0] and converged(eigen) is True
+    sharp = report["sharpness(max_iterations=2)"]
+    assert converged(sharp) == ("converged after" in sharp.status)
+
+
+def test_options_out_of_range_are_found_without_a_model():
+    check_options(choose(list(OPTIONS.items())))
+    for name, options in (
+        ("sharpness", {"epsilon": -1}),
+        ("hessian_trace", {"method": "guess"}),
+        ("worst_case_sharpness", {"rho": 0}),
+    ):
+        with pytest.raises(ValueError, match=f"`{next(iter(options))}` must be"):
+            check_options(choose([(name, options)]))
+
+
 def test_an_objective_is_read_once(net, monkeypatch):
     read = []
     survey = EvaluationBatches._survey
@@ -96,7 +146,7 @@ def test_what_several_measures_begin_with_is_computed_once(net, monkeypatch):
     several = [
         "noise_scale",
         ("sharpness", {"max_iterations": 1}),
-        ("hessian_trace", {"probes": 2}),
+        ("hessian_trace", {"probes": 10}),
     ]
     several += [("worst_case_sharpness", {"m": None, "iterations": 1})]
     report = measure(objective, None, several)

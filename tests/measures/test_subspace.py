@@ -1,5 +1,8 @@
 """The random subspace against the dense matrix it stands for."""
 
+import threading
+import weakref
+
 import numpy as np
 import pytest
 
@@ -39,3 +42,32 @@ def test_seed_decides(space):
     other = GaussianSubspace(CENTRE, 7, seed=6, memory=2**20)
     np.testing.assert_array_equal(dense(space), dense(again))
     assert not np.allclose(dense(space), dense(other))
+
+
+def test_coordinates_in_a_subspace_of_nearly_all_dimensions():
+    """A's condition number is 254 here, and that of its normal equations 64,000."""
+    space = GaussianSubspace(CENTRE[:200], 199, seed=0, memory=2**20)
+    a = np.stack([space.lift(unit) - CENTRE[:200] for unit in np.eye(199)], axis=1)
+    expected = np.linalg.lstsq(a, CENTRE[:200])[0]
+    np.testing.assert_allclose(space.coordinates, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("memory", "at_once"), [(0, 1), (3 * 56 * 7 * 4, 3)])
+def test_no_more_blocks_are_alive_than_fit(memory, at_once, monkeypatch):
+    monkeypatch.setattr(subspace, "_ENTRIES", 56 * 7)  # 18 blocks of 56 rows
+    monkeypatch.setattr(subspace.os, "cpu_count", lambda: 8)
+    space, draw = GaussianSubspace(CENTRE, 7, seed=5, memory=memory), GaussianSubspace._draw
+    # Each draw waits for as many others as there should be, on threads of their own.
+    together = threading.Barrier(at_once, timeout=60)
+    blocks, alive = [], []
+
+    def watched(self, start):
+        block = draw(self, start)
+        blocks.append(weakref.ref(block))
+        together.wait()
+        alive.append(sum(each() is not None for each in blocks))
+        return block
+
+    monkeypatch.setattr(GaussianSubspace, "_draw", watched)
+    space.lift(np.ones(7))
+    assert len(alive) == 18 and max(alive) <= at_once + 1  # and the one in use

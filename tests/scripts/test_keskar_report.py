@@ -1,20 +1,11 @@
 import json
+import re
 
 import keras
 import pytest
 
 
-def test_the_tables_show_all_trials_however_many_are_asked_for(run, no_training):
-    tables = run("--trials", "2")[1]
-    no_training()
-    status, printed = run("--trials", "1")
-    assert status == 0 and "2 of 2 trainings and 10 of 10 measurements" in printed
-    assert "measured, 2 trials" in printed
-    assert printed[printed.index("Table 2") :] == tables[tables.index("Table 2") :]
-
-
-def test_a_damaged_file_is_named(run, tmp_path):
-    run()
+def test_a_damaged_file_is_named(finished, run, tmp_path):
     file = tmp_path / "out" / "F1" / "trial-1" / "small.batch-5000.full-0.001.json"
     file.write_text(file.read_text()[:50])
     with pytest.raises(
@@ -26,8 +17,8 @@ def test_a_damaged_file_is_named(run, tmp_path):
     assert json.loads(file.read_text())["epsilon"] == 1e-3
 
 
-def test_a_lower_bound_is_called_one(run, tmp_path):
-    assert "lower bound" not in run()[1]
+def test_a_lower_bound_is_called_one(finished, run, tmp_path):
+    assert "lower bound" not in finished and "in brackets" not in finished
     file = tmp_path / "out" / "F1" / "trial-1" / "small.batch-5000.full-0.001.json"
     result = json.loads(file.read_text())
     file.write_text(json.dumps(result | {"value": 2.0, "corner": 5.0}))
@@ -35,8 +26,19 @@ def test_a_lower_bound_is_called_one(run, tmp_path):
     assert "In 1 of 8 measurements the corner" in printed and "up to 2.5 times" in printed
 
 
-def test_the_tables_name_what_the_numbers_were_made_with(run, monkeypatch, tmp_path):
-    run()
+def test_a_number_of_fewer_trials_is_explained(finished, run, tmp_path):
+    # As if the second trial had lost all it had but one measurement of one training.
+    folder = tmp_path / "out" / "F1"
+    name = "small.batch-5000.full-0.001.json"
+    (folder / "trial-2").mkdir()
+    (folder / "trial-2" / name).write_text((folder / "trial-1" / name).read_text())
+    printed = run()[1]
+    [row] = re.findall(r"Table 3:.*?(F1 on digits .*?)\n", printed, re.DOTALL)
+    assert "measured, 2 trials" in row and row.count(" (1)") == 3
+    assert "A number in brackets says how many trials have that value" in printed
+
+
+def test_the_tables_name_what_the_numbers_were_made_with(finished, run, tmp_path):
     folder = tmp_path / "out"
     own = json.loads((folder / "tables-batch.json").read_text())["made_with"]
     assert len(own) == 1 and own[0]["versions"]["keras"] == keras.__version__
@@ -54,8 +56,7 @@ def test_the_tables_name_what_the_numbers_were_made_with(run, monkeypatch, tmp_p
     assert [each["hardware"] for each in made_with] == [machine, own[0]["hardware"]]
 
 
-def test_another_evaluation_batch_has_tables_of_its_own(run, tmp_path):
-    run()
+def test_another_evaluation_batch_has_tables_of_its_own(finished, run, tmp_path):
     text = (tmp_path / "out" / "tables-batch.md").read_text()
     run("--evaluation-batch", "30")
     assert (tmp_path / "out" / "tables-batch.md").read_text() == text

@@ -56,10 +56,10 @@ def test_ratio_is_that_of_the_means():
 
 
 def test_gap_pairs_the_regimes_of_a_trial():
-    assert F1.gap() == (pytest.approx(5), pytest.approx(math.sqrt(18)))  # of 2 and 8
+    assert F1.gaps() == [2, 8]
     unfinished = F1._replace(trials=[*F1.trials, {("test accuracy", "small"): 50.0}])
-    assert unfinished.gap() == F1.gap()
-    assert unfinished.statistic("test accuracy", "small").mean == pytest.approx(78)
+    assert unfinished.gaps() == F1.gaps()
+    assert unfinished.values("test accuracy", "small") == [90, 94, 50]
 
 
 def test_tables_hold_both_sources():
@@ -79,6 +79,16 @@ def test_tables_hold_both_sources():
     assert full.rows[1][2:5] == ["1.23 ± 0.83", "205.14 ± 69.52", "167"]
     assert subspace.rows[0][2:] == ["-"] * 6
     assert "moving statistics" in tables([F1], "inference")[0].title
+
+
+def test_a_number_of_fewer_trials_says_so():
+    unfinished = F1._replace(trials=[*F1.trials, {("full-0.001", "small"): 6.0}])
+    accuracy, full, _ = tables([unfinished], "batch")
+    assert full.rows[0][1:5] == ["measured, 3 trials", "4.00 ± 2.00", "30.00 ± 28.28 (2)", "7.5"]
+    assert accuracy.rows[0][4:] == ["92.00 ± 2.83 (2)", "87.00 ± 1.41 (2)", "5.00 ± 4.24 (2)"]
+    assert "(" not in "".join(full.rows[1])
+    complete = F1._replace(trials=[dict.fromkeys(PAPER["F1"], 1.0)])
+    assert complete.is_complete() and not unfinished.is_complete()
 
 
 def test_one_trial_has_no_deviation():

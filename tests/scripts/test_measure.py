@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import measure as script
@@ -203,9 +204,38 @@ def test_what_is_no_model(tmp_path):
 
 
 def test_shapes_that_do_not_fit(make):
-    file, _ = make(inputs=(8, 8, 1))
-    with pytest.raises(SystemExit, match=r"takes examples of shape \(8, 8, 1\).*are \(64,\)"):
+    file, _ = make(inputs=(4, 4, 4))
+    with pytest.raises(SystemExit, match=r"takes examples of shape \(4, 4, 4\).*are \(64,\)"):
         run(file, "--dataset", "digits")
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "fits"),
+    [
+        ((2, 3, 1), (2, 3), True),
+        ((2, 3, 1), (6,), True),
+        ((2, 3), (1, 2, 3), True),
+        ((6,), (2, 3, 1), True),
+        ((2, 3, 1), (None, None, 1), True),
+        ((2, 3, 1), (3, 2, 1), False),
+        ((2, 3, 2), (2, 2, 3), False),
+        ((12,), (2, 2, 3), False),
+        ((2, 3, 1), (7,), False),
+        ((6,), (None, None, 1), False),
+    ],
+)
+def test_shapes_of_as_many_numbers_fit(given, wanted, fits, capsys):
+    model = types.SimpleNamespace(input_shape=(None, *wanted))
+    x, y = np.arange(5 * np.prod(given)).reshape(5, *given), np.arange(5)
+    if not fits:
+        with pytest.raises(SystemExit, match="The model takes examples of shape"):
+            script.fitted(model, (x, y))
+        return
+    reshaped, same = script.fitted(model, (x, y))
+    assert same is y
+    np.testing.assert_array_equal(reshaped.ravel(), x.ravel())
+    assert None in wanted or reshaped.shape[1:] == wanted
+    assert (f"Examples of shape {given}" in capsys.readouterr().out) == (None not in wanted)
 
 
 def test_labels_that_do_not_fit(make):
@@ -234,7 +264,9 @@ def test_no_loss(make):
         run(file, "--dataset", "digits", "--loss", "mean_squared_error", "--from-logits")
 
 
-def test_a_failing_measure_is_a_status(make, tmp_path, monkeypatch):
+def test_what_is_measured_is_kept_when_another_fails_or_is_stopped(
+    make, tmp_path, monkeypatch, capsys
+):
     def explode(objective, *, seed=0, verbose=0):
         raise FloatingPointError("the fuse is blown")
 
@@ -245,6 +277,18 @@ def test_a_failing_measure_is_a_status(make, tmp_path, monkeypatch):
     assert run(file, *arguments, "--measures", "fuse", "noise_scale") == 1
     (report,) = json.loads(output.read_text())["reports"]
     assert "blown" in report["failures"]["fuse"] and "noise_scale" in report["results"]
+
+    def stop(objective, *, seed=0, verbose=0):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(module.MEASURES, "stop", stop)
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="130"):
+        run(file, *arguments, "--measures", "noise_scale", "stop")
+    (partial,) = json.loads(output.read_text())["reports"]
+    value = report["results"]["noise_scale"]["value"]
+    assert partial["results"]["noise_scale"]["value"] == value
+    assert "1 are still to come" in partial["status"] and "noise_scale" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

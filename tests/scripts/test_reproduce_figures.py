@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import reproduce_figures
 import rich.console
-from run_folder import versions
+from run_folder import RunFolder, versions
 from tiny_network import TINY, tiny
 
 from keras_sharp.landscape.published import published_path
@@ -144,12 +144,29 @@ def test_the_published_curves_are_drawn_under_ours():
     plt.close(figure)
 
 
-def test_runs_and_batch_sizes():
+def test_runs_and_batch_sizes(monkeypatch, tmp_path):
     keras.utils.set_random_seed(0)
     settings = reproduce_figures.parse(["--limit", "100", "--small-batch", "8", "--epochs", "50"])
-    study = keskar_study.Study("F1", "digits", settings, None, None)
-    assert study.batch_sizes == [2, 4, 8, 10, 16, 32, 64]
+    said = []
+    display = types.SimpleNamespace(say=said.append)
+    study = keskar_study.Study("F1", "digits", settings, RunFolder(tmp_path, {}, {}), display)
+    assert study.batch_sizes == [2, 4, 8, 10, 16, 32, 64] and not said
     assert study.run_of(8) is study.small and study.run_of(10) is study.large
     assert study.snapshots[0] == 0 and study.snapshots[-1] == 50
     assert study.piggyback(5).start == ("small", 5)
     assert json.dumps(study.snapshots)
+    # C1's outputs: 3 x 64 maps of 32^2 after the first convolution, pooled 64 of 16^2, and so on.
+    study = keskar_study.Study("C1", "digits", settings, study.folder, display)
+    monkeypatch.setattr(study._training, "build", lambda: NETWORKS["C1"].build((32, 32, 3), 10))
+    assert 65 < study._gigabytes(32_768) < 85 and 11 < study._gigabytes(5000) < 13
+    free = study._gigabytes(16)
+    reason = lambda gigabytes: "too large" if gigabytes > free else None  # noqa: E731
+    monkeypatch.setattr(keskar_study, "short_of_memory", reason)
+    done = study._path(study.run_of(64), "epoch-50.json")
+    done.parent.mkdir(parents=True)
+    done.write_text("{}")
+    settings.batch_sizes = [64, 16, 32, 4]
+    assert study.batch_sizes == [4, 16, 64] and said == ["C1 batch 32: too large"]
+    settings.batch_sizes = [101]
+    with pytest.raises(ValueError, match="the 100 training examples. Received: 101"):
+        keskar_study.Study("F1", "digits", settings, study.folder, display)

@@ -19,11 +19,9 @@ from keras_sharp.networks import NETWORKS, Network
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def test_a_run_and_what_it_leaves(run, tmp_path):
-    status, printed = run()
-    assert status == 0
+def test_a_run_and_what_it_leaves(finished, tmp_path):
     for part in ("Table 2", "Table 3", "Table 4", "F1 on digits", "measured, 1 trial", "paper"):
-        assert part in printed
+        assert part in finished
     out = tmp_path / "out"
     config = json.loads((out / "config.json").read_text())
     assert config["training"]["epochs"] == 2 and config["training"]["data"] == "digits"
@@ -58,19 +56,17 @@ def test_a_run_and_what_it_leaves(run, tmp_path):
     assert "| F1 on MNIST | paper |" in (out / "tables-batch.md").read_text()
 
 
-def test_the_same_command_again_does_nothing_again(run, no_training, tmp_path):
-    first = run()[1]
+def test_the_same_command_again_does_nothing_again(finished, run, no_training, tmp_path):
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*.h5")}
     no_training()
     status, again = run()
     assert status == 0
     assert "2 of 2 trainings and 10 of 10 measurements. Nothing is left to do." in again
-    assert first[first.index("Table 2") :] == again[again.index("Table 2") :]
+    assert finished[finished.index("Table 2") :] == again[again.index("Table 2") :]
     assert files == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*.h5")}
 
 
-def test_the_other_mode_measures_the_same_weights(run, no_training, tmp_path):
-    run()
+def test_the_other_mode_measures_the_same_weights(finished, run, no_training, tmp_path):
     no_training()
     status, printed = run("--batch-norm", "inference")
     assert status == 0
@@ -86,16 +82,19 @@ def test_the_other_mode_measures_the_same_weights(run, no_training, tmp_path):
     assert (tmp_path / "out" / "tables-batch.md").exists()
 
 
-def test_more_trials_are_added_to_those_that_are_there(run):
-    run()
+def test_more_trials_are_added_to_those_that_are_there(finished, run, no_training):
     status, printed = run("--trials", "2")
     assert status == 0
     assert "2 of 4 trainings and 10 of 20 measurements. Going on with the rest." in printed
     assert "measured, 2 trials" in printed
+    # And all are shown, however many are asked for.
+    no_training()
+    status, again = run("--trials", "1")
+    assert status == 0 and "2 of 2 trainings and 10 of 10 measurements" in again
+    assert printed[printed.index("Table 2") :] == again[again.index("Table 2") :]
 
 
-def test_a_folder_holds_one_choice_of_settings(run, tmp_path):
-    run()
+def test_a_folder_holds_one_choice_of_settings(finished, run):
     with pytest.raises(SystemExit, match=r"epochs was 2 and is now 3\. Choose another folder"):
         run("--epochs", "3")
     with pytest.raises(SystemExit, match=r"seed was 0 and is now 7; limit was 60 and is now 50"):
@@ -104,11 +103,13 @@ def test_a_folder_holds_one_choice_of_settings(run, tmp_path):
         run("--networks", "F1")
 
 
-def test_a_run_that_came_to_nothing_claims_nothing(run, tmp_path, monkeypatch):
+def test_a_run_that_came_to_nothing_claims_nothing(run, no_training, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(keskar_training, "make_optimizer", lambda: keras.optimizers.SGD(1e30))
         assert run("--epochs", "5", "--seed", "3")[0] == 1
-    assert run()[0] == 0
+    no_training()
+    with pytest.raises(AssertionError, match="nothing was to be trained"):
+        run()
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["training"]["epochs"], config["training"]["seed"]) == (2, 0)
 
@@ -122,7 +123,6 @@ def test_an_unfinished_training_claims_its_folder(run, monkeypatch):
         assert run()[0] == 130
     with pytest.raises(SystemExit, match=r"seed was 0 and is now 7\. Choose another folder"):
         run("--seed", "7")
-    assert "SB (batch 4): going on from its last finished epoch" in run()[1]
 
 
 def test_an_output_that_is_a_file(run, tmp_path):
@@ -188,13 +188,19 @@ def test_defaults():
 
 
 DRIVER = """
-    import sys
+    import sys, time
     sys.path[:0] = [{scripts!r}, {tests!r}]
-    import reproduce_table, tiny_network
+    import reproduce_table, run_progress, tiny_network
     from keras_sharp.networks import NETWORKS, Network
     NETWORKS["F1"] = Network(tiny_network.tiny, "mnist", "tiny")
+    begin = run_progress.ShowEpochs.on_epoch_begin
+    def begin_slowly(*arguments):  # so that there is time to stop it
+        begin(*arguments)
+        time.sleep(0.1)
+    run_progress.ShowEpochs.on_epoch_begin = begin_slowly
     sys.exit(reproduce_table.main(sys.argv[1:]))
 """
+LONG = ["--epochs", "20"]
 
 
 @pytest.fixture
@@ -202,12 +208,11 @@ def start(tmp_path):
     """Starts the script on a tiny network in a process of its own."""
     paths = {"scripts": str(ROOT / "scripts"), "tests": str(pathlib.Path(__file__).parent)}
     driver = textwrap.dedent(DRIVER).format(**paths)
-    command = [sys.executable, "-c", driver, *TINY, "--epochs", "300", "--limit", "400"]
     begun = []
 
-    def start(name):
+    def start():
         process = subprocess.Popen(
-            [*command, "--output", str(tmp_path / name)],
+            [sys.executable, "-c", driver, *TINY, *LONG, "--output", str(tmp_path / "out")],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -229,54 +234,60 @@ def wait_for(file, process):
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_it_ends_with_the_same_weights(tmp_path, start):
+def test_killed_and_terminated_it_goes_on_and_ends_with_the_same_weights(tmp_path, start, run):
+    trial = tmp_path / "out" / "F1" / "trial-1"
+    process = start()
+    wait_for(trial / "small.checkpoint.npz", process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it was done before it could be killed"
+    assert (trial / "small.checkpoint.npz").exists()
+    assert not (trial / "small.weights.h5").exists()
 
-    trial = tmp_path / "killed" / "F1" / "trial-1"
-    for regime in ("small", "large"):  # killed once in the middle of each training
-        process = start("killed")
-        checkpoint = trial / f"{regime}.checkpoint.npz"
-        wait_for(checkpoint, process)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "it was done before it could be killed"
-        assert checkpoint.exists() and not (trial / f"{regime}.weights.h5").exists()
-    killed = start("killed")
-    printed, _ = killed.communicate(timeout=300)
-    assert killed.returncode == 0, printed
-    assert "1 of 2 trainings" in printed and "going on from its last finished epoch" in printed
-    straight = start("straight")
-    straight.communicate(timeout=300)
-    assert straight.returncode == 0
-    for regime in ("small", "large"):
-        weights = []
-        for name in ("killed", "straight"):
-            model = tiny((64,), 10)
-            model.load_weights(tmp_path / name / "F1" / "trial-1" / f"{regime}.weights.h5")
-            weights.append(model.get_weights())
-        for killed_weight, straight_weight in zip(*weights, strict=True):
-            assert np.array_equal(killed_weight, straight_weight)
-
-
-@pytest.mark.slow
-def test_terminated_it_says_how_to_go_on_and_keeps_others_out_until_then(tmp_path, start, run):
-    process = start("out")
-    wait_for(tmp_path / "out" / "F1" / "trial-1" / "small.checkpoint.npz", process)
+    process = start()
+    wait_for(trial / "large.checkpoint.npz", process)
     with pytest.raises(SystemExit, match=r"Another run is at work in .*--output"):
-        run("--epochs", "300", "--limit", "400")
+        run(*LONG)
     process.send_signal(signal.SIGTERM)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 143
+    assert "going on from its last finished epoch" in printed
     assert "Stopped." in printed and "Traceback" not in printed
-    assert "going on from its last finished epoch" in run("--epochs", "300", "--limit", "400")[1]
+    assert not (trial / "large.weights.h5").exists()
+
+    status, printed = run(*LONG)
+    assert status == 0 and "1 of 2 trainings" in printed
+    assert "going on from its last finished epoch" in printed
+
+    run(*LONG, "--output", str(tmp_path / "straight"))
+    for regime in ("small", "large"):
+        weights = []
+        for name in ("out", "straight"):
+            model = tiny((64,), 10)
+            model.load_weights(tmp_path / name / "F1" / "trial-1" / f"{regime}.weights.h5")
+            weights.append(model.get_weights())
+        for stopped_weight, straight_weight in zip(*weights, strict=True):
+            assert np.array_equal(stopped_weight, straight_weight)
 
 
 @pytest.mark.slow
-def test_the_command_of_the_readme_on_a_few_examples(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "reproduce_table.py")]
-    smoke = ["--limit", "40", "--small-batch", "3", "--epochs", "1", "--trials", "1"]
-    smoke += ["--output", str(tmp_path / "out")]
-    done = subprocess.run([*command, *smoke], capture_output=True, text=True, timeout=600)
+def test_the_command_of_the_readme_on_a_few_examples(finished, tmp_path):
+    # F1 itself in one regime: as if a run with these settings had been stopped after the other.
+    out = tmp_path / "out"
+    for file in (out / "F1" / "trial-1").glob("large.*"):
+        file.unlink()
+    command = [sys.executable, str(ROOT / "scripts" / "reproduce_table.py"), *TINY]
+    done = subprocess.run(
+        [*command, "--output", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        # The threads of two processes' matrix products wait for each other.
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
-    assert "Table 4" in done.stdout and "1 of 2" not in done.stdout
-    values = json.loads((tmp_path / "out" / "tables-batch.json").read_text())["records"]
+    assert "1 of 2 trainings and 5 of 10 measurements" in done.stdout and "Table 4" in done.stdout
+    values = json.loads((out / "tables-batch.json").read_text())["records"]
     assert all(np.isfinite(each["mean"]) for each in values)
+    result = json.loads((out / "F1" / "trial-1" / "large.batch-5000.full-0.001.json").read_text())
+    assert result["objective"]["model"] == "F1" and result["value"] > 0
