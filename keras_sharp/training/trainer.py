@@ -1,11 +1,9 @@
 """The training loop."""
 
-import contextlib
 import functools
 import json
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -19,22 +17,16 @@ from keras_sharp.training.callbacks import (
     needs_every_batch,
     needs_noise,
     of_worker,
-    tell_of_steps,
 )
 from keras_sharp.training.communication import AllReduce
 from keras_sharp.training.data import Batches, Examples
-from keras_sharp.training.divergence import (
-    check_losses,
-    check_weights,
-    skipped_steps_reported,
-)
 from keras_sharp.training.engine import Engine
+from keras_sharp.training.epochs import Epochs
 from keras_sharp.training.fingerprint import describe, describe_model
 from keras_sharp.training.gradient import Plain
-from keras_sharp.training.loop import Loop, StepsPerCall
+from keras_sharp.training.loop import StepsPerCall
 from keras_sharp.training.own_weights import OwnWeights
 from keras_sharp.training.record import Record
-from keras_sharp.training.step import LOSS, SIZE, TERMS
 from keras_sharp.training.strategy import chain_of, choose_strategy
 from keras_sharp.workers import Workers
 
@@ -165,6 +157,7 @@ class Trainer:
             self._micro_batch,
             jit_compile,
         )
+        self._epochs = Epochs(model, self._engine, self._communication, self._workers)
         self._settings = {
             "optimizer": describe(model.optimizer),
             "loss": describe(loss),
@@ -300,13 +293,12 @@ class Trainer:
                     chain.set_params(chain.params | {"steps": steps})
                 chain.on_epoch_begin(epoch)
                 source.begin(seed if shuffle else None, epoch)
-                with skipped_steps_reported(self.model.optimizer):
-                    self.batch_losses, logs = self._train(source, epoch, calls, chain)
-                of_nodes = self._evaluate_nodes(validation)
+                self.batch_losses, logs = self._epochs.train(source, epoch, calls, chain)
+                of_nodes = self._epochs.evaluate_nodes(validation)
                 with self._engine.consensus() as figures:
                     logs |= figures | of_nodes
                     if validation is not None:
-                        results = self._evaluate(validation, chain)
+                        results = self._epochs.evaluate(validation, chain)
                         logs |= {f"val_{name}": value for name, value in results.items()}
                     chain.on_epoch_end(epoch, logs)
                     stop = self._workers.any(f"epoch {epoch}", self.model.stop_training)
@@ -347,105 +339,7 @@ class Trainer:
             epochs=1,
             steps=source.steps,
         )
-        return self._evaluate(source, chain)
-
-    def _train(
-        self,
-        source: Examples | Batches,
-        epoch: int,
-        calls: StepsPerCall,
-        chain: keras.callbacks.CallbackList,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Takes the steps of an epoch. Returns the losses of its batches, and its logs.
-
-        Raises:
-            FloatingPointError: If a loss or the weights after the last step are not finite.
-        """
-        loop = self._engine.training
-        step = loop.step
-        losses, logs, examples, sums = [], {}, 0.0, np.zeros(step.columns)
-        for first, rows in self._calls(
-            source, self._engine.training, calls, chain.on_train_batch_begin
-        ):
-            check_losses(rows, epoch, first)
-            losses.append(rows[:, LOSS])
-            sizes = rows[:, SIZE].astype(np.float64)
-            examples, sums = examples + sizes.sum(), sums + sizes @ rows
-            means = sums / examples
-            terms = dict(zip(step.names, means[TERMS:], strict=True))
-            logs = self._logs(means[LOSS], terms)
-            tell_of_steps(chain.callbacks, rows)
-            chain.on_train_batch_end(first + len(rows) - 1, logs)
-            if self._workers.any(f"epoch {epoch}, batch {first}", self.model.stop_training):
-                self.model.stop_training = True
-                break
-        # The loss of a step is that before it: of the last one the weights alone tell.
-        check_weights(bool(step.all_finite()), rows[-1], epoch, first + len(rows))
-        return np.concatenate(losses), logs
-
-    def _evaluate(
-        self, source: Examples | Batches, chain: keras.callbacks.CallbackList
-    ) -> dict[str, Any]:
-        self.model.reset_metrics()
-        chain.on_test_begin()
-        source.begin()
-        loop, calls, seen, logs = self._engine.evaluation, StepsPerCall(None), [], {}
-        for first, rows in self._calls(source, loop, calls, chain.on_test_batch_begin):
-            seen.append(rows)
-            logs = self._logs(*loop.step.losses(np.concatenate(seen)))
-            chain.on_test_batch_end(first + len(rows) - 1, logs)
-        loop.step.check(np.concatenate(seen))
-        chain.on_test_end(logs)
-        return logs
-
-    def _evaluate_nodes(self, validation: Examples | Batches | None) -> dict[str, Any]:
-        """Evaluates replicas that differ, each on all the data."""
-        if validation is None or not isinstance(self._communication, OwnWeights):
-            return {}
-        silent = keras.callbacks.CallbackList(model=self.model)
-        with contextlib.closing(self._communication.nodes()) as nodes:
-            results = [self._evaluate(validation, silent) for _ in nodes]
-        means = {name: np.mean([each[name] for each in results], axis=0) for name in results[0]}
-        return {f"val_mean_of_nodes_{name}": _plain(value) for name, value in means.items()}
-
-    def _calls(
-        self, source: Examples | Batches, loop: Loop, calls: StepsPerCall, begin: Callable
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields, for each call of the graph, the number of batches before it and its rows."""
-        done = 0
-        while source.steps is None or done < source.steps:
-            begin(done)
-            # The workers agree on a number of steps: that of the slowest. And one that does not
-            # come is missed here, before the others are in a graph, where they wait for longer.
-            calls.count = count = min(self._workers.gather(f"batch {done}", calls.count))
-            started = time.perf_counter()
-            with self._workers.waiting(f"batch {done}", 10 * loop.longest):
-                rows = source.run(loop, count)
-            seconds = time.perf_counter() - started
-            loop.took(seconds)
-            calls.took(len(rows), seconds)
-            if rows[:, loop.step.bad_labels].any():
-                raise ValueError(
-                    "Labels must be integers between 0 and the number of classes - 1, those of a "
-                    f"binary loss between 0 and 1. Received: {source.labels}, in one of the "
-                    f"batches {done + 1} to {done + len(rows)}"
-                )
-            if len(rows):
-                yield done, rows
-            done += len(rows)
-            if source.steps is None and len(rows) < count:
-                break
-        if done == 0:
-            raise ValueError("`data` must not be empty. Received: an epoch without batches")
-
-    def _logs(self, loss: float, terms: dict[str, float]) -> dict[str, Any]:
-        logs = {"loss": float(loss)}
-        outputs = {name: value for name, value in terms.items() if name != "penalties"}
-        if len(outputs) > 1:
-            logs |= {f"{name}_loss": float(value) for name, value in outputs.items()}
-        # The model's own loss trackers are not updated; the figures above take their places.
-        results = {name: _plain(v) for name, v in self.model.get_metrics_result().items()}
-        return logs | {name: v for name, v in results.items() if name not in logs}
+        return self._epochs.evaluate(source, chain)
 
     def _check_workers(self, sources: list[Examples | Batches], arguments: list[Any]) -> None:
         def described():
@@ -487,9 +381,3 @@ class Trainer:
                 capacity = self._micro_batch * self.strategy.num_replicas_in_sync
                 batch_size = min(batch_size, capacity)
         return Examples(data, batch_size, self.strategy, at_most=evaluation)
-
-
-def _plain(value: Any) -> float | int | np.ndarray:
-    """Returns a scalar as a number of Python, and other arrays as they are."""
-    value = np.asarray(value)
-    return value.item() if value.ndim == 0 else value
