@@ -106,11 +106,12 @@ class BatchPass:
         statistics: tf.Tensor | None,
         batch: Batch,
     ) -> tf.Tensor:
-        def derive(factors: tf.Tensor) -> tuple[tf.Tensor]:
+        def derive(factors: tf.Tensor) -> tuple[tf.Tensor, ...]:
             with exact_moments(), tf.GradientTape(watch_accessed_variables=False) as outer:
                 outer.watch(vector)
-                gradient, *_ = self._differentiated(vector, factors, statistics, batch)
-            return (_or_zeros(outer.gradient(gradient, vector, output_gradients=along), vector),)
+                gradient, *others = self._differentiated(vector, factors, statistics, batch)
+            product = outer.gradient(gradient, vector, output_gradients=along)
+            return _or_zeros(product, vector), *others
 
         return self._in_range_of_float16(derive, factors)[0]
 
@@ -127,12 +128,13 @@ class BatchPass:
     def _in_range_of_float16(
         self, derive: Callable[[tf.Tensor], tuple[tf.Tensor, ...]], factors: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        """Returns `derive(factors)`, whose first result is linear in the factors.
+        """Returns `derive(factors)`: a derivative, linear in the factors, numerators and others.
 
         The factors are about 1 over the number of examples, and a share of so many is 0 in float16.
         If anything computes in float16, they are multiplied by a power of two that makes them
-        about `_PER_EXAMPLE`, the result is divided by it in float64, and while it is not finite,
-        the power is halved. It does not depend on batches or calls before.
+        about `_PER_EXAMPLE`, the result is divided by it in float64, and while it is not finite
+        though the numerators are, the power is halved. It does not depend on batches or calls
+        before.
         """
         if not self._scaled:
             return derive(factors)
@@ -141,9 +143,12 @@ class BatchPass:
             derivative, *others = derive(scale * factors)
             return [scale, tf.cast(derivative, tf.float64) / scale, *others]
 
-        def overflows(scale: tf.Tensor, derivative: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+        def overflows(
+            scale: tf.Tensor, derivative: tf.Tensor, numerators: tf.Tensor, *_: tf.Tensor
+        ) -> tf.Tensor:
             finite = tf.reduce_all(tf.math.is_finite(derivative))
-            return tf.logical_and(~finite, scale > first * 2.0**-_HALVINGS)
+            helps = tf.reduce_all(tf.math.is_finite(numerators))
+            return ~finite & helps & (scale > first * 2.0**-_HALVINGS)
 
         largest = tf.maximum(tf.reduce_max(tf.abs(factors)), _LEAST)
         two = tf.constant(2.0, factors.dtype)

@@ -34,8 +34,9 @@ def objective_of(
     unknown = set(function) - set(FunctionArguments.__annotations__)
     if unknown:
         raise TypeError(
-            f"A measure takes its own arguments and {sorted(FunctionArguments.__annotations__)}. "
-            f"Received: {sorted(unknown)}"
+            f"Unknown arguments. A measure takes those that `help` shows of it, and "
+            f"{sorted(FunctionArguments.__annotations__)}; `measure` takes a measure's own beside "
+            f'its name, as in `("sharpness", {{"epsilon": 1e-3}})`. Received: {sorted(unknown)}'
         )
     if isinstance(model, Objective):
         if ds is not None or function:

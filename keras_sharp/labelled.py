@@ -37,7 +37,9 @@ def number_of_examples(parts: tuple[Any, ...]) -> int:
     if len(lengths) != 1 or None in lengths:
         raise ValueError(
             "All arrays of `data` must have the same first dimension, the number of examples. "
-            f"A pipeline must be batched. Received: shapes {shapes}"
+            "A pipeline must be batched; a list is taken for several inputs, so make numbers an "
+            f"array. Received: shapes {', '.join(map(str, shapes[:5]))}"
+            + (f" and {len(shapes) - 5} more" if len(shapes) > 5 else "")
         )
     return lengths.pop()
 

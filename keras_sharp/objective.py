@@ -47,7 +47,8 @@ class Objective:
 
     Raises:
         ValueError: For an unbuilt model, one without trainable weights or without a loss, data that
-            are empty, unlabelled or change, and labels that are no class of the output.
+            are empty, unlabelled or change, weights that are not finite, and labels that are no
+            class of the output.
 
     Example:
     ```python
@@ -73,6 +74,11 @@ class Objective:
             )
         self._model = model
         self._flat = FlatWeights(model)
+        if not np.isfinite(self.weights).all():  # a layer may turn NaN into 0, and hide it
+            raise ValueError(
+                "The weights of the model must be finite. Received: NaN or infinity in "
+                f"{np.sum(~np.isfinite(self.weights)):,} of {self.size:,}"
+            )
         self._statistics = FlatVariables(moving_statistics(model))
         terms = LossTerms(model, loss, penalties=penalties, dtype=tf.float64)
         self._pass = BatchPass(model, self._flat, self._statistics, terms, batch_norm == "batch")

@@ -75,8 +75,8 @@ def report(
     tables = keskar_tables.tables(measured, settings.batch_norm)
     records = keskar_tables.records(measured, settings.batch_norm)
     made_with = provenance(found, folder)
-    complete = all(each.is_complete() for each in measured)
-    notes = list(footnotes(settings, found, reasons, made_with, complete))
+    brackets = any(each.has_brackets() for each in measured)
+    notes = list(footnotes(settings, found, reasons, made_with, brackets))
     made = {"settings": vars(settings), "made_with": made_with}
     made |= {"notes": notes, "records": records}
     other = settings.evaluation_batch != EVALUATION_BATCH
@@ -121,7 +121,7 @@ def footnotes(
     found: Sequence[Found],
     reasons: dict[str, list[str]],
     made_with: Sequence[dict[str, Any]],
-    complete: bool,
+    brackets: bool,
 ) -> Iterator[str]:
     """Yields what a reader of the tables must know."""
     large = settings.large_batch or "10 % of the training data, rounded up"
@@ -135,7 +135,7 @@ def footnotes(
         f"Measured on batches of {settings.evaluation_batch} examples. Sharpness is that of the "
         "loss on the whole training set, by ten iterations of L-BFGS-B; one subspace a trial."
     )
-    if not complete:
+    if brackets:
         yield "A number in brackets says how many trials have that value, where not all have it."
     pairs = [
         (each.record["corner"], each.record["value"])

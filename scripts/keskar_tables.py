@@ -155,9 +155,10 @@ class Measured(NamedTuple):
         pairs = [(t.get((name, "small")), t.get((name, "large"))) for t in self.trials]
         return [small - large for small, large in pairs if None not in (small, large)]
 
-    def is_complete(self) -> bool:
-        """Returns whether every trial has all values that the tables show."""
-        return all(trial.keys() >= PAPER[self.network].keys() for trial in self.trials)
+    def has_brackets(self) -> bool:
+        """Returns whether some value is that of some trials alone."""
+        counts = {len(self.values(*key)) for key in PAPER[self.network]}
+        return not counts <= {0, len(self.trials)}
 
 
 class Table(NamedTuple):

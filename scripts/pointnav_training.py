@@ -41,7 +41,7 @@ class PointNavTraining:
         optimizer: A name in `pointnav_settings.RATES`.
         folder: Where the training is kept.
         display: Where its progress is shown.
-        noise: How often the noise of the gradient is measured, evenly over the training.
+        noise: How often the noise of the gradient is measured at most, evenly over the training.
 
     Attributes:
         name: What it is called.
@@ -63,7 +63,7 @@ class PointNavTraining:
         self.name = f"{environments}-{optimizer}"
         self.history: list[dict[str, float]] = []
         self.updates = settings.frames // (environments * settings.steps)
-        self._noise_every = max(1, self.updates // noise) if noise else 0
+        self._noise_every = -(-self.updates // noise) if noise else 0
         self._file = folder.path("pointnav", 1, self.name, "npz")
         self._events = folder.root / "tensorboard" / self.name
         self._agent = make_agent(settings, environments, optimizer, self.updates)

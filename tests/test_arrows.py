@@ -23,6 +23,7 @@ ARROWS = {
     "normalization": set(),
     "accuracy": set(),
     "workers": set(),
+    "fingerprint": {"hashing"},
     "batch_pass": {"accuracy", "batches", "losses", "normalization", "weights"},
     "objective": {
         "batch_pass",
@@ -44,9 +45,10 @@ ARROWS = {
         "version",
         "workers",
     },
-    "training": {"arguments", "hashing", "labelled", "losses", "workers"},
+    "training": {"arguments", "fingerprint", "hashing", "labelled", "losses", "workers"},
     "landscape": {
         "arguments",
+        "fingerprint",
         "function_arguments",
         "hashing",
         "normalization",
@@ -84,6 +86,7 @@ ARROWS = {
         "arguments",
         "callbacks",
         "datasets",
+        "fingerprint",
         "hashing",
         "large_batch",
         "measures",

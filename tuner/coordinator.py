@@ -185,7 +185,9 @@ class Coordinator:
             measured = self.records.measuring(hp.values)
             at_once, record = measured.get("evaluation_batch", part), measured.get("record")
             if record is not None:  # all is known of this training but its sharpness
-                if outcome.kind == "failed" or plan.sharpness_batch is not None:
+                no_smaller = outcome.kind == "out of memory" and part >= plan.evaluation
+                tried = outcome.kind == "failed" or plan.sharpness_batch is not None
+                if tried or no_smaller:
                     self.records.finish(record | {"sharpness_status": outcome.reason})
                     what = f"seed {record['seed']} has no sharpness"
                 else:
@@ -258,7 +260,7 @@ def _name(build: str | Callable) -> str:
         return build
     inner = getattr(build, "func", build)  # functools.partial
     owner = getattr(inner, "__self__", None)
-    inner = inner if owner is None else type(owner)  # a HyperModel
+    inner = type(owner) if isinstance(owner, keras_tuner.HyperModel) else inner
     return f"{getattr(inner, '__module__', '')}.{getattr(inner, '__qualname__', repr(build))}"
 
 

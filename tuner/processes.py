@@ -72,7 +72,8 @@ def check_importable(name: str, thing: Any) -> None:
     """
     try:
         pickle.dumps(thing)
-        module = getattr(thing, "__module__", None)
+        owner = getattr(thing, "__self__", None)  # of a method, as that of a `HyperModel`
+        module = getattr(thing if owner is None else type(owner), "__module__", None)
         main = sys.modules["__main__"]
         importable = module != "__main__" or hasattr(main, "__file__") or main.__spec__
     except (pickle.PicklingError, AttributeError, TypeError):

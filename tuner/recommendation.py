@@ -235,11 +235,14 @@ def _choice(
         sentences.append(f"No larger batch came within {100 * max_gap:g} points of accuracy.")
     else:
         spread = "" if error is None else f" ± {100 * error:.2f}"
+        verb = "loses" if lost[size] >= 0 else "gains"
         sentences.append(
-            f"Batch {size} loses {100 * lost[size]:.2f}{spread} points of validation accuracy "
-            f"against batch {smallest}, each at the best of its learning rates."
+            f"Batch {size} {verb} {100 * abs(lost[size]):.2f}{spread} points of validation "
+            f"accuracy against batch {smallest}, each at the best of its learning rates."
         )
-        if error is not None and not _within(lost[size] + 2 * error, max_gap):
+        if error is None:
+            sentences.append("One seed says nothing of its error: more `seeds` do.")
+        elif not _within(lost[size] + 2 * error, max_gap):
             sentences.append("More seeds are needed to be sure that this is within the limit.")
     between = [e for e in best if smallest < e < size and not _within(lost[e], max_gap)]
     if between:

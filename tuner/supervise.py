@@ -19,6 +19,7 @@ _MISTAKE = 2
 _GRACE_SECONDS = 60.0
 
 _SUPERVISOR = "KERAS_SHARP_SUPERVISOR"
+_SINCE = "KERAS_SHARP_SUPERVISED_SINCE"
 
 
 def supervise(
@@ -63,12 +64,15 @@ def supervise(
     if not host or not port.isdecimal():
         raise ValueError(f'`address` must be "host:port". Received: address={address!r}')
 
+    since = time.time()
+
     def start(name: str) -> subprocess.Popen:
         own = {
             "KERASTUNER_ORACLE_IP": host,
             "KERASTUNER_ORACLE_PORT": port,
             "KERASTUNER_TUNER_ID": name,
             _SUPERVISOR: str(os.getpid()),
+            _SINCE: str(since),
         }
         return subprocess.Popen(list(command), env=os.environ | own)
 
@@ -131,7 +135,8 @@ def ending_with_chief(file: pathlib.Path) -> Iterator[None]:
     """Has a worker end with status 0 once its chief has ended, also one that asks too late.
 
     keras-tuner's client would wait an hour for an answer. A chief that has just been started again
-    at the same address deletes the file, so it must be there for a while.
+    at the same address deletes the file, so it must be there for a while, and one from before this
+    worker was supervised is of an earlier search.
 
     Args:
         file: Into which a chief writes its address when it ends.
@@ -141,7 +146,7 @@ def ending_with_chief(file: pathlib.Path) -> Iterator[None]:
     def watch() -> None:
         since = time.monotonic()
         while not over.wait(0.5):
-            if _written(file) != chief_address():
+            if _written(file, since=float(os.environ.get(_SINCE, 0))) != chief_address():
                 since = time.monotonic()
             elif time.monotonic() - since > _GRACE_SECONDS:
                 print("The chief has ended, and so does this worker.", file=sys.stderr)
@@ -154,9 +159,9 @@ def ending_with_chief(file: pathlib.Path) -> Iterator[None]:
         over.set()
 
 
-def _written(file: pathlib.Path) -> str | None:
+def _written(file: pathlib.Path, since: float) -> str | None:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text("utf-8")) if file.stat().st_mtime >= since else None
     except FileNotFoundError:
         return None
 

@@ -13,11 +13,11 @@ import keras_tuner
 import numpy as np
 import tensorflow as tf
 
+from keras_sharp.fingerprint import describe, describe_model
 from keras_sharp.large_batch import Recipe
 from keras_sharp.networks import NETWORKS
 from keras_sharp.objective import Objective
 from keras_sharp.training import Conservative
-from keras_sharp.training.fingerprint import describe, describe_model
 from keras_sharp.tuner.measuring import Clock, NoiseHalfWay, finite, measure, measure_sharpness
 from keras_sharp.tuner.records import COLUMNS, Records, write_json
 from keras_sharp.tuner.space import Space, point_of

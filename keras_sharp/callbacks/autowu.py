@@ -246,7 +246,7 @@ class AutoWU(keras.callbacks.Callback):
             return
         state = {"losses": [*self._losses], "votes": [*self.votes], "rate": self.rate.get_state()}
         self._written = dict([*self._written.items(), (str(self._steps), state)][-2:])
-        temporary = self.state_file.with_name(f"{self.state_file.name}.tmp")
+        temporary = self.state_file.with_name(f"{self.state_file.name}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps(self._written))
         os.replace(temporary, self.state_file)
 

@@ -10,10 +10,10 @@ import keras
 import numpy as np
 
 from keras_sharp.arguments import integer, one_of, verbosity
+from keras_sharp.fingerprint import describe_model
 from keras_sharp.function_arguments import FunctionArguments, objective_of
 from keras_sharp.hashing import ArrayHash, joint_hash
 from keras_sharp.landscape.cache import RowCache
-from keras_sharp.landscape.configuration import configuration
 from keras_sharp.landscape.directions import random_directions
 from keras_sharp.landscape.trajectory import Plane
 from keras_sharp.objective import Objective
@@ -252,7 +252,7 @@ def _key(
     del settings["model"], settings["replicas"]
     settings["frozen_batch_norm_layers"] = len(settings["frozen_batch_norm_layers"])
     settings["losses"] = [term | {"output": None} for term in settings["losses"]]
-    made = [configuration(objective.model), settings, versions()]
+    made = [describe_model(objective.model), settings, versions()]
     text = json.dumps(made, sort_keys=True, default=str).encode()
     others = [v for v in objective.model.non_trainable_weights if "float" in v.dtype]
     fixed = FlatVariables(others).read()

@@ -27,7 +27,7 @@ def sam(
         rho: Radius of the neighbourhood, in the units of the weights.
         per: `"batch"`: one perturbation for the whole batch, which does less the larger it is.
             `"part"`: one for each part, with `fit(..., micro_batch=m)` of `m` examples.
-        every: Looks ahead in every so manieth step only.
+        every: Looks ahead in one step of so many, and takes plain steps between.
         **training: The other arguments of `linear_warm_up`.
 
     References:

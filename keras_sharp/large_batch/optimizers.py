@@ -115,8 +115,8 @@ def adamp(
 
     AdamP, its rate scaled by the square root of the batch.
 
-    Args: Those of `rates.plain`, without `optimizer`; `momentum` is `beta_1`. A rate for it is that
-        of ADAM.
+    Args: Those of `rates.plain`, without `optimizer`; `momentum` is `beta_1`. Its rates are
+        those of ADAM, about 1e-3.
 
     References:
         - [Heo et al., 2021](https://arxiv.org/abs/2006.08217)

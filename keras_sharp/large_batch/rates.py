@@ -40,7 +40,7 @@ def plain(
         optimizer: `"sgd"`, with momentum and momentum correction, or `"adam"`.
         momentum: Momentum, ADAM's `beta_1`.
         weight_decay: As for Keras optimizers. Biases and the parameters of normalisation have none,
-            whatever the method. Defaults to None, no decay.
+            whatever the method; Keras does not save that with a model. Defaults to None, no decay.
 
     Raises:
         ValueError: If an argument is of no use.

@@ -130,6 +130,8 @@ def choose(measures: str | Sequence[Choice] | None) -> dict[str, tuple[str, dict
     """
     if measures is None:
         measures = list(DEFAULT)
+    if isinstance(measures, Mapping):
+        measures = list(measures.items())
     chosen = {}
     for choice in [measures] if isinstance(measures, str) else measures:
         name, options = (choice, {}) if isinstance(choice, str) else _pair(choice)

@@ -41,7 +41,9 @@ class Report(Result):
 
     def __getitem__(self, label: str) -> Result:
         if label not in self.results:
-            raise KeyError(self.failures.get(label, f"{label!r} was not measured"))
+            raise KeyError(
+                self.failures.get(label, f"{label!r} was not measured, but {list(self.results)}")
+            )
         return self.results[label]
 
     def to_json(self, indent: int | None = None) -> str:

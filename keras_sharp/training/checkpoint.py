@@ -65,10 +65,18 @@ def load(
             f"damaged or something else ({error}). Move it away to train from the beginning."
         ) from error
     values = [array for name, array in arrays.items() if name.startswith("variable ")]
-    if [value.shape for value in values] != shapes:
+    found = [value.shape for value in values]
+    if found != shapes:
+        # Of other numbers of variables the first that differ say nothing.
+        pairs = zip(found, shapes, strict=False) if len(found) == len(shapes) else ()
+        theirs, ours = next(
+            ((f"one of shape {a}", f"{b}") for a, b in pairs if a != b),
+            (f"{len(found)} variables", f"{len(shapes)}"),
+        )
         raise ValueError(
             "`checkpoint` must be of the same model and optimizer. Received: "
-            f"{path!r}, whose {len(values)} variables are not of the shapes of these {len(shapes)}"
+            f"{path!r}, which has {theirs} where there is {ours} here. Move it away to train from "
+            "the beginning."
         )
     return values, _put_arrays(state, arrays)
 

@@ -213,5 +213,8 @@ def _array(value: Any) -> np.ndarray:
     if value.dtype.kind == "f":
         value = value.astype(keras.config.floatx(), copy=False)
         if not np.isfinite(value).all():
-            raise ValueError("Arrays of `data` must be finite. Received: NaN or infinity in one")
+            raise ValueError(
+                "Arrays of `data` must be finite. Received: NaN or infinity in "
+                f"{np.sum(~np.isfinite(value)):,} entries of one of shape {value.shape}"
+            )
     return value

@@ -66,6 +66,12 @@ def check_weights(all_finite: bool, row: np.ndarray, epoch: int, step: int) -> N
 
 
 def _diverged(found: str, row: np.ndarray, epoch: int, step: int) -> NoReturn:
+    if (epoch, step) == (0, 1) and not np.isfinite(row[LOSS]):  # no step was taken before
+        raise FloatingPointError(
+            f"{found} in epoch 1, step 1, before anything was learned, whatever the learning rate "
+            f"of {row[LEARNING_RATE]:g}: look for NaN, infinity or huge numbers in the data and "
+            "the initial weights."
+        )
     raise FloatingPointError(
         f"{found} in epoch {epoch + 1}, step {step}, at learning rate {row[LEARNING_RATE]:g}. "
         "Lower the learning rate (with AutoWU: `maximal_learning_rate` or `warmup_share`) or clip "

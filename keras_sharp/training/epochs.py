@@ -125,10 +125,12 @@ class Epochs:
             loop.took(seconds)
             calls.took(len(rows), seconds)
             if rows[:, loop.step.bad_labels].any():
+                last = done + len(rows)
+                where = f"batch {last}" if len(rows) == 1 else f"batches {done + 1} to {last}"
                 raise ValueError(
                     "Labels must be integers between 0 and the number of classes - 1, those of a "
-                    f"binary loss between 0 and 1. Received: {source.labels}, in one of the "
-                    f"batches {done + 1} to {done + len(rows)}"
+                    f"binary loss between 0 and 1. Received: {source.labels}, in {where}; outputs "
+                    f"of shape {self._model.output_shape}"
                 )
             if len(rows):
                 yield done, rows

@@ -76,7 +76,8 @@ class Record:
         if self.epoch > epochs:
             raise ValueError(
                 f"`epochs` must be at least the number finished in {self._path!r}, {self.epoch}. "
-                f"Received: epochs={epochs}"
+                f"Received: epochs={epochs}. It is the number of all epochs, those before a stop "
+                "included; move the file away to train from the beginning."
             )
         ended = self._state.get("returned") is not None
         return ended and (self.stopped or self.epoch == epochs)
@@ -167,9 +168,10 @@ class Record:
         then, now = _flat(stored), _flat(self._settings)
         for name in now | then:
             if now.get(name) != then.get(name):
+                what = "other data, by their hashes " if name.endswith("arrays") else ""
                 raise ValueError(
                     "`checkpoint` must be of a training with the same settings. "
-                    f"{self._path!r} has {name}={then.get(name)}. Received: "
+                    f"{self._path!r} has {what}{name}={then.get(name)}. Received: "
                     f"{name}={now.get(name)}. Move the file away to train from the beginning."
                 )
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sharp.arguments import integer, optional_integer, positive
+from keras_sharp.fingerprint import describe, describe_model
 from keras_sharp.hashing import ArrayHash
 from keras_sharp.training import preemption
 from keras_sharp.training.callbacks import (
@@ -22,7 +23,6 @@ from keras_sharp.training.communication import AllReduce
 from keras_sharp.training.data import Batches, Examples
 from keras_sharp.training.engine import Engine
 from keras_sharp.training.epochs import Epochs
-from keras_sharp.training.fingerprint import describe, describe_model
 from keras_sharp.training.gradient import Plain
 from keras_sharp.training.loop import StepsPerCall
 from keras_sharp.training.own_weights import OwnWeights
@@ -76,7 +76,7 @@ class Trainer:
             micro-batch by itself. Defaults to no limit.
         jit_compile: Whether XLA compiles the step. `"auto"`: on one replica, where it pays.
         patience: Seconds to wait for another worker before it counts as hanging: more than one may
-            need alone, as for a callback or to write a checkpoint. None: wait for ever.
+            need alone, as for a callback. None: wait for ever.
 
     Attributes:
         batch_losses: `(steps,)` float32, the losses of the batches of the last epoch, each at the
@@ -268,7 +268,8 @@ class Trainer:
                 settings["replicas"] = self.strategy.num_replicas_in_sync
         schedules = [getattr(o, "_learning_rate", None) for o in chain_of(self.model.optimizer)]
         parts = [self._gradient, self._communication, *schedules, *chain.callbacks]
-        record = Record(checkpoint, self.model, settings, parts, self._workers)
+        # Without patience: reading and writing a large file takes its time.
+        record = Record(checkpoint, self.model, settings, parts, Workers(self.strategy))
         complete = record.is_complete(epochs)
         record.restore_variables(returned=complete)
         self.batch_losses = record.batch_losses
@@ -311,6 +312,7 @@ class Trainer:
         # As in `fit`: an optimizer that averages the weights leaves the average in the model.
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         chain.on_train_end(logs)
+        self._workers.any("end", False)
         record.end()
         self._workers.any("return", False)  # nobody before the chief's callbacks have written
         return self.model.history

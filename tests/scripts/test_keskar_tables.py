@@ -88,7 +88,7 @@ def test_a_number_of_fewer_trials_says_so():
     assert accuracy.rows[0][4:] == ["92.00 ± 2.83 (2)", "87.00 ± 1.41 (2)", "5.00 ± 4.24 (2)"]
     assert "(" not in "".join(full.rows[1])
     complete = F1._replace(trials=[dict.fromkeys(PAPER["F1"], 1.0)])
-    assert complete.is_complete() and not unfinished.is_complete()
+    assert unfinished.has_brackets() and not complete.has_brackets()
 
 
 def test_one_trial_has_no_deviation():

@@ -297,9 +297,9 @@ def test_other_data_and_other_models_are_refused(train, blobs, net, loss, tmp_pa
         train(2, data=(blobs[0][:100], blobs[1][:100]))
     other = blobs[0].copy()
     other[-1, -1] += 1e-3
-    with pytest.raises(ValueError, match="has arrays="):
+    with pytest.raises(ValueError, match="has other data, by their hashes arrays="):
         train(2, data=(other, blobs[1]), validation_data=blobs)
-    with pytest.raises(ValueError, match="has validation.arrays="):
+    with pytest.raises(ValueError, match="has other data, by their hashes validation.arrays="):
         train(2, validation_data=(other, blobs[1]))
     trainer = Trainer(net(), keras.optimizers.Adam(0.01), loss)
     with pytest.raises(ValueError, match="must be of the same model and optimizer"):

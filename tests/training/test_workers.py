@@ -1,6 +1,5 @@
 """Two and three processes on one machine train, evaluate and measure as one does."""
 
-import inspect
 import json
 import multiprocessing
 import pathlib
@@ -15,7 +14,7 @@ import tensorflow as tf
 from forks import Forks
 from worker_program import EPOCHS, PATIENCE, train
 
-from keras_sharp.training import Trainer, preemption
+from keras_sharp.training import preemption
 from keras_sharp.workers import Workers
 
 PROGRAM = pathlib.Path(__file__).with_name("worker_program.py")
@@ -108,8 +107,6 @@ def test_two_workers_that_are_stopped_and_killed_compute_what_one_does(forks, tm
     said = (tmp_path / "worker 0.log").read_text()
     assert "another one has died or hangs" in said
     assert f"worker 0 waited {PATIENCE:g} s for the others at 'batch 0'" in said
-    # By default it does so soon enough, too.
-    assert 20 < inspect.signature(Trainer).parameters["patience"].default <= 55
     assert finish(start(forks, tmp_path, 2), tmp_path, 120) == [0, 0]
     check_results(tmp_path, 2, alone)
     # Every epoch was trained once to its end, and the chief alone said so.

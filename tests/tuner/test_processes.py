@@ -103,13 +103,16 @@ def test_what_is_supervised_ends_with_its_supervisor(tmp_path):
 
 
 LATE = """
-import json, pathlib, runpy, sys, time
+import json, os, pathlib, runpy, sys, time
 ending_with_chief = runpy.run_path(sys.argv[1])["ending_with_chief"]
 ending_with_chief.__wrapped__.__globals__["_GRACE_SECONDS"] = 0.6
 ended, survived = map(pathlib.Path, sys.argv[2:])
 ended.write_text(json.dumps("1.2.3.4:5"))  # another chief's
 with ending_with_chief(ended):
-    time.sleep(1.5)
+    time.sleep(1)
+    ended.write_text(json.dumps("10.0.0.1:9"))
+    os.utime(ended, (1, 1))  # of an earlier search
+    time.sleep(1)
     survived.touch()
     ended.write_text(json.dumps("10.0.0.1:9"))
     time.sleep(60)
@@ -172,7 +175,7 @@ def test_a_search_that_was_killed_at_several_moments_goes_on(tmp_path, capsys):
     assert len(after) == 4 and {r["seed"] for r in after.values()} == {0, 1}
     assert all(after[file] == record for file, record in before.items())
     assert main(["report", "--folder", str(tmp_path), "--max-gap", "1"]) == 0
-    assert f"recommended batch    {16}" in capsys.readouterr().out
+    assert "recommended batch    16" in capsys.readouterr().out
 
 
 @pytest.mark.slow

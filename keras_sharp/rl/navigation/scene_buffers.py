@@ -37,13 +37,14 @@ class SceneBuffers:
         self._make = make
         self._groups = groups
         self._next: concurrent.futures.Future | None = None
+        self._made: tuple[int, int] | None = None  # what that is: group and number
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "scenes")
 
     def restart(self) -> None:
         """Puts the first scenes back."""
         for variable, value in zip(self.variables, self._first, strict=True):
             variable.assign(value)
-        self._next = None
+        self._made = None
 
     def exchange(self, occupied: tf.Tensor) -> bool:
         """Goes on with the exchange of scenes, as far as it can.
@@ -63,12 +64,12 @@ class SceneBuffers:
             return False
         exchanges, being_made = divmod(int(self.progress.numpy()), 2)
         turn, group = divmod(exchanges, self._groups)
-        if self._next is None:  # also where the variables were given values that were saved
-            self._next = self._thread.submit(self._make, group, turn + 1)
+        wanted = group, turn + 1
+        if self._made != wanted:  # also where the variables were given values that were saved
+            self._next, self._made = self._thread.submit(self._make, *wanted), wanted
         if being_made:
             for variable, value in zip(self.scenes, self._next.result(), strict=True):
                 variable[left].assign(value)
             self.places[group].assign(left)
-            self._next = None
         self.progress.assign_add(1)
         return bool(being_made)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_sharp.training.fingerprint import describe, describe_model
+from keras_sharp.fingerprint import describe, describe_model
 
 LAYERS = keras.layers
 

@@ -77,7 +77,7 @@ def _config(thing: Any) -> dict[str, Any] | None:
     """Returns the configuration, without names, or None."""
     try:
         config = thing.get_config()
-    except (AttributeError, NotImplementedError):
+    except (AttributeError, NotImplementedError, OSError):  # OSError: a lambda without its source
         return None
     return _unnamed(config)
 
