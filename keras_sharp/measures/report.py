@@ -42,7 +42,7 @@ Choice = str | tuple[str, Mapping[str, Any]]
 def measure(
     model: keras.Model | Objective,
     ds: Any = None,
-    measures: str | Sequence[Choice] | None = None,
+    measures: str | Sequence[Choice] | Mapping[str, Mapping[str, Any]] | None = None,
     *,
     seed: int = 0,
     verbose: str | int = "auto",
@@ -60,9 +60,10 @@ def measure(
         model: A built Keras model, or an `Objective`, without `ds`.
         ds: Labelled data: a tuple of arrays, a `tf.data.Dataset` of batches, or a
             `keras.utils.PyDataset`.
-        measures: Names of measures, or pairs of a name and a dict of the measure's own arguments.
-            Defaults to `sharpness` and `noise_scale`, which cost a dozen passes over the data; the
-            others, in `keras_sharp.measures.report.MEASURES`, cost up to hundreds.
+        measures: Names of measures, or pairs of a name and a dict of the measure's own arguments,
+            or a dict of these. Defaults to `sharpness` and `noise_scale`, which cost a dozen passes
+            over the data; the others, in `keras_sharp.measures.report.MEASURES`, cost up to
+            hundreds.
         seed: Seed of every measure that is given none of its own.
         verbose: `"auto"` shows progress bars after two seconds, 1 at once, 0 never.
         after_each: Is called after each measure, with the report so far.
@@ -122,7 +123,9 @@ def measure(
     return report()
 
 
-def choose(measures: str | Sequence[Choice] | None) -> dict[str, tuple[str, dict[str, Any]]]:
+def choose(
+    measures: str | Sequence[Choice] | Mapping[str, Mapping[str, Any]] | None,
+) -> dict[str, tuple[str, dict[str, Any]]]:
     """Returns name and options of each measure by its label in a report.
 
     Raises:

@@ -245,10 +245,15 @@ def test_bad_measures_are_refused_before_any_work(measures, message):
         measure(None, None, measures)
 
 
+def test_measures_may_be_a_dict():
+    label, chosen = "sharpness(epsilon=0.05)", ("sharpness", {"epsilon": 0.05})
+    assert choose({"sharpness": {"epsilon": 0.05}}) == {label: chosen}
+
+
 def test_bad_arguments(net):
     with pytest.raises(ValueError, match="`seed`"):
         measure(*net, seed=-1)
     with pytest.raises(ValueError, match="`verbose`"):
         measure(*net, verbose=3)
-    with pytest.raises(TypeError, match="takes its own arguments"):
+    with pytest.raises(TypeError, match="Unknown arguments.*sharpness"):
         measure(*net, batch=3)
