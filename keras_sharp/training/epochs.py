@@ -127,10 +127,11 @@ class Epochs:
             if rows[:, loop.step.bad_labels].any():
                 last = done + len(rows)
                 where = f"batch {last}" if len(rows) == 1 else f"batches {done + 1} to {last}"
+                shape = getattr(self._model, "output_shape", None)  # a subclass does not know
                 raise ValueError(
                     "Labels must be integers between 0 and the number of classes - 1, those of a "
-                    f"binary loss between 0 and 1. Received: {source.labels}, in {where}; outputs "
-                    f"of shape {self._model.output_shape}"
+                    f"binary loss between 0 and 1. Received: {source.labels}, in {where}"
+                    + (f"; outputs of shape {shape}" if shape else "")
                 )
             if len(rows):
                 yield done, rows
