@@ -108,12 +108,8 @@ def dis_adv(
     References:
         - [Liu et al., 2022](https://arxiv.org/abs/2106.00221), the sequential method
     """
-    return _added(
-        "dis_adv",
-        linear_warm_up(batch_size, **training),
-        gradient=DisAdv(PGD(epsilon, random_start=True, clip=clip)),
-        convert=with_split_batch_normalization,
-    )
+    rule = DisAdv(PGD(epsilon, random_start=True, clip=clip))
+    return _split("dis_adv", linear_warm_up(batch_size, **training), rule)
 
 
 def con_adv(
@@ -137,12 +133,8 @@ def con_adv(
     References:
         - [Liu et al., 2022](https://arxiv.org/abs/2106.00221)
     """
-    return _added(
-        "con_adv",
-        linear_warm_up(batch_size, **training),
-        gradient=ConAdv(PGD(epsilon, random_start=True, clip=clip), tau),
-        convert=with_split_batch_normalization,
-    )
+    rule = ConAdv(PGD(epsilon, random_start=True, clip=clip), tau)
+    return _split("con_adv", linear_warm_up(batch_size, **training), rule)
 
 
 def conservative(
@@ -260,6 +252,10 @@ def swa(batch_size: int, *, start: float = 0.75, **training: Any) -> Recipe:
         raise ValueError(f"`start` must be in [0, 1). Received: start={start}")
     recipe = linear_warm_up(batch_size, **training)
     return _added("swa", recipe, averages_from=int(start * recipe.epochs))
+
+
+def _split(name: str, recipe: Recipe, rule: DisAdv) -> Recipe:
+    return _added(name, recipe, gradient=rule, convert=with_split_batch_normalization)
 
 
 def _added(name: str, recipe: Recipe, **parts: Callable | int) -> Recipe:

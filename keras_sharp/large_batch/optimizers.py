@@ -2,10 +2,10 @@
 
 from keras_sharp.arguments import positive
 from keras_sharp.callbacks import AutoWU
-from keras_sharp.large_batch.rates import Rate, in_steps, steps_per_epoch
+from keras_sharp.large_batch.rates import Rate, square_root_rate, steps_per_epoch
 from keras_sharp.large_batch.recipe import Recipe
 from keras_sharp.optimizers import LAMB, LARS, SNGM, AdamP
-from keras_sharp.schedules import LEGW, AutoWURate, square_root_scaling
+from keras_sharp.schedules import LEGW, AutoWURate
 from keras_sharp.schedules.scaling import batch_ratio
 
 # 10 epochs at batch 32768, in the table of the authors' group for ImageNet; at 512:
@@ -95,8 +95,7 @@ def sngm(
     References:
         - [Zhao et al., 2020](https://arxiv.org/abs/2007.13985)
     """
-    scaled = square_root_scaling(learning_rate, batch_size, base_batch_size)
-    rate = in_steps(scaled, batch_size, examples, epochs)
+    rate = square_root_rate(learning_rate, batch_size, base_batch_size, examples, epochs)
     optimizer = SNGM(rate, momentum, weight_decay=weight_decay)
     return Recipe("sngm", optimizer, batch_size, epochs, examples=examples)
 
@@ -121,8 +120,7 @@ def adamp(
     References:
         - [Heo et al., 2021](https://arxiv.org/abs/2006.08217)
     """
-    scaled = square_root_scaling(learning_rate, batch_size, base_batch_size)
-    rate = in_steps(scaled, batch_size, examples, epochs)
+    rate = square_root_rate(learning_rate, batch_size, base_batch_size, examples, epochs)
     optimizer = AdamP(rate, beta_1=momentum, weight_decay=weight_decay)
     return Recipe("adamp", optimizer, batch_size, epochs, examples=examples)
 

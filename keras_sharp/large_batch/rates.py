@@ -72,8 +72,7 @@ def square_root(
     References:
         - [Hoffer et al., 2017](https://arxiv.org/abs/1705.08741)
     """
-    scaled = square_root_scaling(learning_rate, batch_size, base_batch_size)
-    rate = in_steps(scaled, batch_size, examples, epochs)
+    rate = square_root_rate(learning_rate, batch_size, base_batch_size, examples, epochs)
     made = make_optimizer(optimizer, rate, momentum, weight_decay)
     return Recipe("square_root", made, batch_size, epochs, examples=examples)
 
@@ -108,6 +107,14 @@ def linear_warm_up(
     )
     made = make_optimizer(optimizer, rate, momentum, weight_decay)
     return Recipe("linear_warm_up", made, batch_size, epochs, examples=examples)
+
+
+def square_root_rate(
+    learning_rate: Rate, batch_size: int, base_batch_size: int, examples: int, epochs: int
+) -> Rate:
+    """Returns the rate of the base batch times the root of the ratio of the batches, in steps."""
+    scaled = square_root_scaling(learning_rate, batch_size, base_batch_size)
+    return in_steps(scaled, batch_size, examples, epochs)
 
 
 def make_optimizer(
