@@ -17,19 +17,18 @@ from keras_sharp.tuner.splits import Pair, Splits
 from keras_sharp.weights import FlatVariables
 
 
-def measure(model: keras.Model, splits: Splits, batch_size: int) -> dict[str, Any]:
+def measure(train: Objective, splits: Splits, batch_size: int) -> dict[str, Any]:
     """Returns losses and accuracies of a trained model, on equal terms.
 
     Dropout is off, and BatchNormalization uses the statistics of the training set at the final
     weights: moving averages lag behind by a number of steps, of which large batches take few.
 
     Args:
-        model: The model; its moving statistics are set.
+        train: The model on the training examples; its moving statistics are set.
         splits: The data.
-        batch_size: Examples measured at once.
+        batch_size: Examples of the others measured at once.
     """
-    train = Objective(model, splits.train, batch_size=batch_size)
-    variables = moving_statistics(model)
+    variables = moving_statistics(train.model)
     if variables:
         FlatVariables(variables).write(train.estimate_statistics())
     measured: dict[str, Any] = {}
@@ -37,26 +36,22 @@ def measure(model: keras.Model, splits: Splits, batch_size: int) -> dict[str, An
         pair = getattr(splits, name)
         objective = train
         if name != "train":
-            objective = pair and Objective(model, pair, batch_size=batch_size)
+            objective = pair and Objective(train.model, pair, batch_size=batch_size)
         loss, accuracy = objective.evaluate() if objective else (None, None)
         measured |= {f"{name}_loss": finite(loss), f"{name}_accuracy": accuracy}
     gap = measured["train_accuracy"] - measured["validation_accuracy"]
     return measured | {"generalization_gap": gap}
 
 
-def measure_sharpness(
-    model: keras.Model, splits: Splits, batch_size: int, seed: int
-) -> dict[str, Any]:
+def measure_sharpness(train: Objective, seed: int) -> dict[str, Any]:
     """Returns the sharpness of a model that was measured; None, and why, where there is none.
 
     Args:
-        model: The model.
-        splits: The data.
-        batch_size: Examples measured at once.
+        train: The model on the training examples.
         seed: Of the sharpness.
     """
     try:
-        result = sharpness(model, splits.train, batch_size=batch_size, seed=seed, verbose=0)
+        result = sharpness(train, seed=seed, verbose=0)
     except (FloatingPointError, ValueError) as error:
         # The training is finished and its accuracy known, whatever becomes of this.
         return {"sharpness": None, "sharpness_status": f"{type(error).__name__}: {error}"}

@@ -267,6 +267,7 @@ def _train(
     model, logs = history.model, history.history  # another one, where the method converts layers
     at_once = {"evaluation_batch": plan.evaluation}
     write_json(records.measuring_file(values), at_once | {"record": None})
+    train = Objective(model, splits.train, batch_size=plan.evaluation)
     record = {
         "values": values,
         "seed": seed,
@@ -279,7 +280,7 @@ def _train(
         "steps": Clock.steps(logs, splits.examples),
         "seconds": Clock.seconds(logs),
         **at_once,
-        **measure(model, splits, plan.evaluation),
+        **measure(train, splits, plan.evaluation),
         "sharpness": None,
         "sharpness_status": None,
         **{name: logs.get(name, [None])[0] for name in NoiseHalfWay.LOGS},
@@ -289,7 +290,9 @@ def _train(
     }
     if task.sharpness:
         write_json(records.measuring_file(values), at_once | {"record": record})
-        record |= measure_sharpness(model, splits, plan.sharpness_batch or plan.evaluation, seed)
+        if plan.sharpness_batch not in (None, plan.evaluation):
+            train = Objective(model, splits.train, batch_size=plan.sharpness_batch)
+        record |= measure_sharpness(train, seed)
         record["total_seconds"] = time.perf_counter() - began
     return record
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tiny_search import build, data
 
+from keras_sharp.objective import Objective
 from keras_sharp.tuner import measuring
 from keras_sharp.tuner.measuring import Clock
 from keras_sharp.tuner.records import Records
@@ -120,7 +121,8 @@ def test_accuracies_are_measured_on_equal_terms():
     normalization = model.layers[1]
     normalization.moving_mean.assign(random.normal(size=6))
     normalization.moving_variance.assign(random.uniform(1, 9, size=6))
-    measured = measuring.measure(model, splits, 1000)
+    objective = Objective(model, splits.train, batch_size=1000)
+    measured = measuring.measure(objective, splits, 1000)
     w, gamma, beta, v = (variable.numpy() for variable in model.trainable_variables)
     hidden = splits.train[0] @ w
     mean, variance = hidden.mean(axis=0), hidden.var(axis=0)
