@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,12 +11,12 @@ import tensorflow as tf
 
 from keras_sharp.batch_pass import BatchPass, floating_types
 from keras_sharp.batches import Batch, EvaluationBatches
-from keras_sharp.hashing import ArrayHash, joint_hash
 from keras_sharp.labelled import number_of_examples
 from keras_sharp.losses import LossTerms
 from keras_sharp.normalization import batch_normalizations, moving_statistics
+from keras_sharp.rounds import Rounds
 from keras_sharp.weights import FlatVariables, FlatWeights
-from keras_sharp.workers import Workers, WorkersError
+from keras_sharp.workers import Workers
 
 
 class Objective:
@@ -87,6 +86,7 @@ class Objective:
         self._penalties = penalties
         self._strategy = model.distribute_strategy
         self._workers = Workers(self._strategy)
+        self._rounds = Rounds(self._pass, self._strategy, self._workers)
         given = self._batches.digest, self._batches.sizes, batch_norm, penalties
         self._workers.check_same(
             "`data`, `batch_size`, `batch_norm` and `penalties`",
@@ -373,56 +373,11 @@ class Objective:
         )
 
     def _over_batches(
-        self, function: Any, *arguments: tf.Tensor, batches: Iterator[Batch] | None = None
+        self, function: Callable, *arguments: Any, batches: Iterator[Batch] | None = None
     ) -> Iterator[tuple[Any, Batch]]:
         """Yields `(function(*arguments, batch), batch)` in the batches' order."""
-        batches = iter(self._batches) if batches is None else batches
-        replicas = self._strategy.num_replicas_in_sync
-        if replicas == 1:
-            for batch in batches:
-                yield function(*arguments, batch), batch
-            return
-        rounds = iter(lambda: list(itertools.islice(batches, replicas)), [])
-        for number, own in enumerate(rounds):
-            # A replica without a batch of its own repeats the last one; its result is left out.
-            slots = own + [own[-1]] * (replicas - len(own))
-            distributed = self._strategy.experimental_distribute_values_from_function(
-                lambda context: slots[context.replica_id_in_sync_group]  # noqa: B023
-            )
-            results = self._strategy.run(function, args=(*arguments, distributed))
-            local = self._of_all_replicas(results, function, arguments, number)
-            for slot, batch in enumerate(own):
-                yield (
-                    keras.tree.map_structure_up_to(results, lambda each: each[slot], local),  # noqa: B023
-                    batch,
-                )
-
-    def _of_all_replicas(
-        self, results: Any, function: Callable, arguments: tuple, number: int
-    ) -> Any:
-        """Returns, for each result, what it is on every replica of all workers, in their order.
-
-        Raises:
-            WorkersError: On every worker, if they evaluate something else or elsewhere.
-        """
-        local = keras.tree.map_structure(self._strategy.experimental_local_results, results)
-        if self._workers.count == 1:
-            return local
-        [name] = [name for name, each in vars(self._pass).items() if each is function]
-        # The loss is known once a value was computed.
-        loss = " + ".join(f"{t.weight} {t.loss} ({t.reduction})" for t in self._pass.terms)
-        what = f"`{name}` of {loss}, round {number}"
-        arrays = keras.tree.map_structure(lambda each: each.numpy(), local)
-        at = joint_hash([ArrayHash(each.numpy()) for each in arguments if each is not None])
-        places, parts = zip(*self._workers.gather(what, (at, arrays)), strict=True)
-        if len(set(places)) > 1:
-            raise WorkersError(
-                "All workers must evaluate the same at the same weights: call the same measure "
-                "with the same arguments on each of them, on machines of one kind, whose rounding "
-                f"agrees. Received: weights that differ on the {len(places)} workers"
-            )
-        return keras.tree.map_structure_up_to(
-            results, lambda *each: [tf.convert_to_tensor(a) for part in each for a in part], *parts
+        return self._rounds.over(
+            iter(self._batches) if batches is None else batches, function, *arguments
         )
 
     def _summed(self, function: Any, *arguments: Any) -> tuple[float, np.ndarray]:
