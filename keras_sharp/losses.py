@@ -239,6 +239,19 @@ def _labels_in_range(loss: keras.losses.Loss, y_true: Any, y_pred: Any) -> tuple
     if function not in (*_SPARSE, *_BINARY):
         return y_true, tf.constant(True)
     y_true = tf.convert_to_tensor(y_true)
+    if y_true.dtype == tf.string:
+        raise ValueError(
+            "Labels must be numbers: with `keras.layers.StringLookup` or NumPy's "
+            "`unique(labels, return_inverse=True)` each class gets one. Received: strings"
+        )
+    shape = y_true.shape
+    many = shape.rank is not None and shape.rank == y_pred.shape.rank and (shape[-1] or 1) > 1
+    if function in _SPARSE and many:
+        raise ValueError(
+            "Labels of a sparse loss must be one class an example. Take `CategoricalCrossentropy` "
+            "for labels that are one-hot, or their `argmax`. Received: labels of shape "
+            f"{shape} for outputs of shape {y_pred.shape}"
+        )
     if y_true.dtype == tf.bool:
         return y_true, tf.constant(True)
     # As wide as any number of classes: 300 is no uint8.

@@ -192,6 +192,17 @@ def test_labels_without_a_meaning_are_reported():
             assert not bool(terms(bad, model(x))[0].labels_in_range), loss
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(np.array(["a", "b"]), "Labels must be numbers"), (np.eye(3)[:2], "one class an example")],
+)
+def test_labels_of_another_kind(labels, message):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    terms = LossTerms(model, "sparse_categorical_crossentropy")
+    with keras.StatelessScope(), pytest.raises(ValueError, match=message):
+        terms(labels, model(tf.zeros((2, 4))))
+
+
 def test_labels_of_narrow_types():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(300)])
     terms = LossTerms(model, "sparse_categorical_crossentropy")

@@ -138,8 +138,10 @@ class Trainer:
         self.model = model
         self.batch_losses = np.zeros(0, np.float32)
         self._metrics = metrics, weighted_metrics
-        self._gradient = gradient or Plain()
-        self._communication = communication or AllReduce()
+        self._gradient = Plain() if gradient is None else _part("gradient", gradient)
+        self._communication = (
+            AllReduce() if communication is None else _part("communication", communication)
+        )
         self._micro_batch = optional_integer("micro_batch", micro_batch)
         compile_arguments = {
             "optimizer": optimizer,
@@ -383,3 +385,12 @@ class Trainer:
                 capacity = self._micro_batch * self.strategy.num_replicas_in_sync
                 batch_size = min(batch_size, capacity)
         return Examples(data, batch_size, self.strategy, at_most=evaluation)
+
+
+def _part(name: str, part: Any) -> Callable:
+    if isinstance(part, type) or not callable(part):
+        raise ValueError(
+            f"`{name}` must be an object that a step can call, as `SAM(rho=0.05)` or `DSGD(ring)` "
+            f"make it: neither a class nor a name. Received: {name}={part!r}"
+        )
+    return part

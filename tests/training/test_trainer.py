@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_sharp.training import Trainer
+from keras_sharp.training import SAM, Trainer
 
 CALLBACKS = keras.callbacks
 
@@ -345,6 +345,8 @@ def test_bad_settings(net, loss, trainer, blobs, replicas):
     expect("`micro_batch` must be an integer of at least 1", lambda: trainer(micro_batch=0))
     expect('`jit_compile` must be True, False or "auto"', lambda: trainer(jit_compile="yes"))
     expect("`patience` must be positive and finite", lambda: trainer(patience=0))
+    expect("`gradient` must be an object .*SAM", lambda: trainer(gradient=SAM))
+    expect("`communication` must be an object .*'ring'", lambda: trainer(communication="ring"))
     expect(
         "`epochs` must be an integer of at least 1",
         lambda: trainer().fit(blobs, batch_size=1, epochs=0),
