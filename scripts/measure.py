@@ -64,7 +64,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("model", type=pathlib.Path, help="a model that Keras saved")
     parser.add_argument("--dataset", required=True, help="a name, or a file .npz")
-    parser.add_argument("--split", choices=("train", "test"), default="train", help="of a name")
+    parser.add_argument(
+        "--split", choices=("train", "test"), default="train", help="of a name; default: train"
+    )
     parser.add_argument("--limit", type=positive, help="only so many examples, the first")
     parser.add_argument("--one-hot", action="store_true", help="labels as vectors, not numbers")
     parser.add_argument("--data-dir", help="folder of prepared data; default: TFDS_DATA_DIR")
@@ -82,10 +84,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=["inference"],
         help="moving statistics, or those of the evaluation batch; a report for each",
     )
-    parser.add_argument("--batch-size", type=positive, default=1000, help="of evaluation batches")
+    parser.add_argument(
+        "--batch-size", type=positive, default=1000, help="of evaluation batches; default: 1000"
+    )
     parser.add_argument("--loss", help="a name in keras.losses; default: the compiled one")
     parser.add_argument("--from-logits", action="store_true", help="with --loss: no softmax yet")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of all measures; default: 0")
     parser.add_argument(
         "--import",
         dest="modules",

@@ -69,9 +69,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="digits, mnist, cifar10, cifar100, timit, or module:function; digits by default",
     )
-    problem.add_argument("--data-dir", help="where prepared data are")
+    problem.add_argument("--data-dir", help="folder of prepared data; TFDS_DATA_DIR by default")
     folder = argparse.ArgumentParser(add_help=False)
-    folder.add_argument("--folder", default="runs/search", help="runs/search by default")
+    folder.add_argument(
+        "--folder", default="runs/search", help="for results; runs/search by default"
+    )
     folder.add_argument(
         "--max-gap", type=float, default=0.005, help="accuracy that may be lost, 0.005 by default"
     )
@@ -79,23 +81,57 @@ def parser() -> argparse.ArgumentParser:
     go = commands.add_parser(
         "search", parents=[problem, folder], help="search, or go on with it", allow_abbrev=False
     )
-    go.add_argument("--base-batch-size", type=int, default=32)
+    go.add_argument(
+        "--base-batch-size", type=int, default=32, help="of the reference, 32 by default"
+    )
     go.add_argument("--batch-sizes", type=int, nargs="+", help="doubles of the base by default")
     go.add_argument("--largest-batch", type=int, help="of these; a tenth of the data by default")
-    go.add_argument("--learning-rates", type=float, nargs="+", help="at the base batch")
-    go.add_argument("--learning-rate-range", type=float, nargs=2, metavar=("LOW", "HIGH"))
-    go.add_argument("--scaling", nargs="+", choices=SCALINGS)
-    go.add_argument("--optimizer", nargs="+", choices=tuple(OPTIMIZERS))
-    go.add_argument("--gradient", nargs="+", choices=tuple(GRADIENTS))
-    go.add_argument("--method", nargs="+", choices=tuple(METHODS))
+    go.add_argument(
+        "--learning-rates",
+        type=float,
+        nargs="+",
+        help="at the base batch; by default three that suit the optimizer",
+    )
+    go.add_argument(
+        "--learning-rate-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="at the base batch, in place of a list",
+    )
+    for name, choices, what in (
+        ("scaling", SCALINGS, "of the rate with the batch: {}; sqrt by default"),
+        ("optimizer", OPTIMIZERS, "{}; sgd by default"),
+        ("gradient", GRADIENTS, "{}; plain by default"),
+        ("method", METHODS, "which decides the three above: {}"),
+    ):
+        go.add_argument(
+            f"--{name}",
+            nargs="+",
+            choices=tuple(choices),
+            metavar="NAME",
+            help=what.format(", ".join(choices)),
+        )
     go.add_argument("--epochs", type=int, help="20 by default")
     go.add_argument("--steps", type=int, help="instead of epochs")
     go.add_argument("--seeds", type=int, default=3, help="trainings of each point, 3 by default")
-    go.add_argument("--seed", type=int, default=0)
-    go.add_argument("--oracle", choices=ORACLES, default="grid")
-    go.add_argument("--max-trials", type=int)
-    go.add_argument("--objective", choices=tuple(OBJECTIVES), default="validation_accuracy")
-    go.add_argument("--no-sharpness", dest="sharpness", action="store_false")
+    go.add_argument("--seed", type=int, default=0, help="of the first of them, 0 by default")
+    go.add_argument(
+        "--oracle", choices=ORACLES, default="grid", help="which points are next; grid by default"
+    )
+    go.add_argument("--max-trials", type=int, help="points at most; needed for random and bayesian")
+    go.add_argument(
+        "--objective",
+        choices=tuple(OBJECTIVES),
+        default="validation_accuracy",
+        help="of the search; validation_accuracy by default",
+    )
+    go.add_argument(
+        "--no-sharpness",
+        dest="sharpness",
+        action="store_false",
+        help="do not measure it after each training",
+    )
     go.add_argument(
         "--strategy",
         type=importable,
@@ -103,18 +139,20 @@ def parser() -> argparse.ArgumentParser:
         help="returns the strategy of each training; all GPUs by default",
     )
     go.add_argument("--limit", type=int, help="use only so many examples of named data")
-    go.add_argument("--retry-failed", action="store_true")
+    go.add_argument("--retry-failed", action="store_true", help="do failed trials again")
     go.add_argument("--workers", type=int, help="search with a chief and so many workers")
 
     commands.add_parser("report", parents=[folder], help="what a search has found so far")
 
     fit = commands.add_parser("find-batch", parents=[problem], help="what fits into memory")
-    fit.add_argument("--ceiling", type=int)
-    fit.add_argument("--margin", type=float, default=0.1)
-    fit.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default="sgd")
+    fit.add_argument("--ceiling", type=int, help="largest of interest; all examples by default")
+    fit.add_argument("--margin", type=float, default=0.1, help="to keep free, 0.1 by default")
+    fit.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default="sgd", help="sgd by default")
 
     watch = commands.add_parser("supervise", help="keep chief and workers of a program alive")
-    watch.add_argument("--ids", nargs="+", default=["chief", "tuner0", "tuner1"])
+    watch.add_argument(
+        "--ids", nargs="+", default=["chief", "tuner0", "tuner1"], help="one process each"
+    )
     watch.add_argument("--address", help="host:port of the chief")
     watch.add_argument("program", nargs="+", metavar="-- PROGRAM")
     return top
