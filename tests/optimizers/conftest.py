@@ -6,11 +6,6 @@ import pytest
 import tensorflow as tf
 
 
-@pytest.fixture(autouse=True)
-def seeded():
-    keras.utils.set_random_seed(0)
-
-
 @pytest.fixture
 def walk():
     """Applies one dictionary of gradients after another; returns the weights after each."""

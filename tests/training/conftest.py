@@ -8,11 +8,6 @@ import tensorflow as tf
 LAYERS = keras.layers
 
 
-@pytest.fixture(autouse=True)
-def seeded():
-    keras.utils.set_random_seed(0)
-
-
 @pytest.fixture
 def blobs():
     """130 examples of three classes: four batches of 32 and one of 2. Their mean is about 0."""
