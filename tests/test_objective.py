@@ -220,6 +220,7 @@ def test_no_path_to_the_loss_is_a_zero_gradient():
 # -- invariances ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_norm", ["inference", "batch"])
 def test_replicas_do_not_change_the_function(batch_norm):
     x, y = conv_data()

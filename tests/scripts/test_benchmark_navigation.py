@@ -16,6 +16,7 @@ def test_the_sizes_that_are_asked_for():
     assert benchmark_cases.FULL.environments == (1, 64, 1024) and benchmark_cases.FULL.image == 64
 
 
+@pytest.mark.slow
 def test_navigation_on_tiny_sizes(tmp_path, monkeypatch):
     plain = functools.partial(PointGoalEnvironment, jit_compile=False)
     for module in (benchmark_navigation, pointnav_settings):  # XLA would take seconds

@@ -25,6 +25,7 @@ def read_rows(folder):
     return {line[0].strip(): [float(cell.strip(" |")) for cell in line[2:]] for line in lines}
 
 
+@pytest.mark.slow
 def test_two_lengths_on_digits(tmp_path, capsys, monkeypatch):
     arguments = ["--epochs", "2", "1", "--iterations", "1", "--batch-norm", "batch"]
     arguments += ["--output", str(tmp_path)]

@@ -29,6 +29,7 @@ def no_compiler(monkeypatch):
     monkeypatch.setattr(pointnav_settings, "PointGoalEnvironment", plain)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_as_if_it_had_not_been(monkeypatch, tmp_path, capsys):
     command = [*TINY, "--environments", "4", "--output", str(tmp_path)]
     update, train, save = PointNavTraining._update, PointNavTraining._train, agent_file.save

@@ -60,6 +60,7 @@ def assert_same(found, expected):
     assert found[1].epoch == expected[1].epoch
 
 
+@pytest.mark.slow
 def test_stopped_twice_it_ends_bit_for_bit_the_same(train):
     expected = train(path=None, jit_compile="auto")
     for epoch in (2, 3):
