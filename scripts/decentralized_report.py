@@ -165,7 +165,8 @@ def footnotes(settings: argparse.Namespace, studies: Sequence[DecentralizedStudy
         "Mean ± standard deviation over trials, which share their initial weights over all "
         f"methods. Each method's rate was chosen from {len(GRID)}, by the loss of one training "
         "each on validation examples that nothing is trained on; * is the lowest or highest of "
-        "them. 2 of 3: the mean is of two trials, and what became of the other is said below."
+        "them. (2 of 3) means that one trial diverged or is not done, and the mean is that of the "
+        "others."
     )
     yield (
         f"The rate rises over the first {WARM_UP:.0%} of the steps, and drops to a tenth after "
