@@ -225,6 +225,8 @@ def draw_accuracies(studies: Sequence[DecentralizedStudy], stem: pathlib.Path) -
                 color=f"C{number}",
             )
         ax.set(xscale="log", xlabel="examples a node and step", ylabel="test accuracy (%)")
+        low, high = ax.get_ylim()
+        ax.set_ylim(max(low, 0), min(high, 100))  # the deviation of two may reach beyond
         ax.set_xticks(study.batch_sizes, study.batch_sizes)
         ax.set_xticks([], minor=True)
         ax.set_title(study.dataset, fontsize="medium")
