@@ -34,7 +34,7 @@ def test_the_goals_are_all_measured():
     sizes = FULL.batch_sizes
     assert FULL.micro_batch < min(sizes) < max(sizes) / 10
     assert [case[:2] for case in FULL.curvature] == [("F1", "mnist"), ("C1", "cifar10")]
-    assert FULL.curvature[0].batch_size * FULL.curvature[0].batches == 60_000
+    assert FULL.curvature[0].batch_size * FULL.curvature[0].batches == FULL.examples // 3
     assert max(FULL.eigenpairs) == 10_000
     assert FULL.subspace == ("C2", "cifar10", 100) and 0 in FULL.subspace_megabytes
     costs = {name: cost for name, (_, cost) in RULES.items()}
