@@ -322,7 +322,7 @@ def test_a_run(run, monkeypatch, tmp_path):
     monkeypatch.setattr("methods_study.load", lambda *_: made)
     small = DATASETS["digits"]._replace(build=small_convolution)
     monkeypatch.setitem(DATASETS, "digits", small)
-    methods = ["con_adv", "growing_batch"]
+    methods = ["con_adv", "augmentation", "growing_batch"]
     status, printed = run("--trials", "1", "--epochs", "3", "--methods", *methods)
     assert status == 0, printed
     found, _ = records(tmp_path)

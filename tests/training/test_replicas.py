@@ -60,8 +60,8 @@ def test_replicas_have_the_same_losses_with_adam(train):
 
 
 @pytest.mark.slow
-def test_micro_batches_agree_with_the_whole_batch(train):
-    optimizer = "clipped"  # with momentum, too
+@pytest.mark.parametrize("optimizer", ["momentum", "clipped"])
+def test_micro_batches_agree_with_the_whole_batch(train, optimizer):
     whole, history = train(1, optimizer)
     for options in ({"jit_compile": True}, {"jit_compile": False}):
         parts, histories = train(1, optimizer, micro_batch=7, **options)
