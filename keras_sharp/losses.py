@@ -239,19 +239,7 @@ def _labels_in_range(loss: keras.losses.Loss, y_true: Any, y_pred: Any) -> tuple
     if function not in (*_SPARSE, *_BINARY):
         return y_true, tf.constant(True)
     y_true = tf.convert_to_tensor(y_true)
-    if y_true.dtype == tf.string:
-        raise ValueError(
-            "Labels must be numbers: with `keras.layers.StringLookup` or NumPy's "
-            "`unique(labels, return_inverse=True)` each class gets one. Received: strings"
-        )
-    shape = y_true.shape
-    many = shape.rank is not None and shape.rank == y_pred.shape.rank and (shape[-1] or 1) > 1
-    if function in _SPARSE and many:
-        raise ValueError(
-            "Labels of a sparse loss must be one class an example. Take `CategoricalCrossentropy` "
-            "for labels that are one-hot, or their `argmax`. Received: labels of shape "
-            f"{shape} for outputs of shape {y_pred.shape}"
-        )
+    _check_kind(y_true, y_pred, sparse=function in _SPARSE)
     if y_true.dtype == tf.bool:
         return y_true, tf.constant(True)
     # As wide as any number of classes: 300 is no uint8.
@@ -266,6 +254,22 @@ def _labels_in_range(loss: keras.losses.Loss, y_true: Any, y_pred: Any) -> tuple
         if ignored is not None:
             good |= labels == tf.cast(ignored, labels.dtype)
     return tf.where(good, y_true, tf.zeros_like(y_true)), tf.reduce_all(good)
+
+
+def _check_kind(y_true: tf.Tensor, y_pred: Any, sparse: bool) -> None:
+    if y_true.dtype == tf.string:
+        raise ValueError(
+            "Labels must be numbers: with `keras.layers.StringLookup` or NumPy's "
+            "`unique(labels, return_inverse=True)` each class gets one. Received: strings"
+        )
+    shape = y_true.shape
+    many = shape.rank is not None and shape.rank == y_pred.shape.rank and (shape[-1] or 1) > 1
+    if sparse and many:
+        raise ValueError(
+            "Labels of a sparse loss must be one class an example. Take `CategoricalCrossentropy` "
+            "for labels that are one-hot, or their `argmax`. Received: labels of shape "
+            f"{shape} for outputs of shape {y_pred.shape}"
+        )
 
 
 def _identity(loss: keras.losses.Loss) -> str:

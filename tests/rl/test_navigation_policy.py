@@ -52,7 +52,6 @@ def test_the_paper_s_shapes():
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_sequences_may_be_cut_and_episodes_are_apart(precision, tmp_path):
-    keras.utils.set_random_seed(0)  # how much memory matters depends on the weights
     policy = NavigationPolicy(**TINY, dtype=precision)
     seen = observations(policy)
     logits, values, memory = policy(seen)
