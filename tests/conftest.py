@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterator
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Two test processes on two cores: threads that wait for each other take forty times as long.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# What XLA compiles here runs a few times on a few numbers: to make it fast takes longer.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 
 import keras
 import matplotlib
@@ -28,6 +32,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """
     folders = all(pathlib.Path(each.split("::")[0]).is_dir() for each in config.args)
     return 2 if folders else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: at the end a process would wait for the other's last."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)

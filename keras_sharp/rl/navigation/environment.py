@@ -1,6 +1,7 @@
 """PointGoal navigation as a task to learn: many agents in step with each other."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -114,12 +115,11 @@ class PointGoalEnvironment:
         self._groups = groups
         make = functools.partial(_make_scene, self.recipe, self.seed)
         self._buffers = SceneBuffers(make, groups)
-        compiled = functools.partial(tf.function, autograph=False, jit_compile=jit_compile)
         # Happens once, which is not worth XLA's time.
-        self._begin = tf.function(self._begin_all, autograph=False)
-        self.advance = compiled(self._advance)
-        self.observe = compiled(self._observe)
-        self.step_state = compiled(self._step_state)
+        self._begin = _traced(self._begin_all, jit_compile=False)
+        self.advance = _traced(self._advance, jit_compile)
+        self.observe = _traced(self._observe, jit_compile)
+        self.step_state = _traced(self._step_state, jit_compile)
 
     @property
     def scenes(self) -> Scene:
@@ -254,3 +254,10 @@ class PointGoalEnvironment:
 
 def _make_scene(recipe: SceneRecipe, seed: int, group: int, number: int) -> Scene:
     return recipe.make([seed, group, number])
+
+
+def _traced(method: Callable, jit_compile: bool) -> Callable:
+    """Returns a method as a graph."""
+    # A partial has no code object by which TensorFlow could take those of several environments for
+    # one that is traced again and again, and warn.
+    return tf.function(functools.partial(method), autograph=False, jit_compile=jit_compile)
