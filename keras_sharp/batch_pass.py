@@ -33,7 +33,9 @@ class BatchPass:
         by_batch: Whether BatchNormalization uses the statistics of the batch.
 
     Attributes:
-        terms: The terms of the loss, without numbers. Known once a value was computed.
+        terms: The terms of the loss, without numbers. Known once masses or a value were computed.
+        masses: `(vector, batch)` to the masses of the terms, `(terms,)` float64; a forward pass only
+            where they depend on it.
         value: `(vector, batch)` to numerators and masses of the terms, each `(terms,)` float64, and
             whether all labels are classes.
         evaluation: `(vector, statistics or None, batch)` to the same, and the number of right
@@ -62,6 +64,7 @@ class BatchPass:
         self._loss = loss
         self._by_batch = by_batch
         self._scaled = "float16" in floating_types(model, weights)
+        self.masses = _traced(self._masses)
         self.value = _traced(self._value)
         self.evaluation = _traced(self._evaluation)
         self.gradient = _traced(self._gradient)
@@ -79,6 +82,10 @@ class BatchPass:
         with scope, batch_statistics(self._model, scope, self._by_batch):
             outputs = self._model(x, training=False)
             return outputs, self._loss(y, outputs, *sample_weight)
+
+    def _masses(self, vector: tf.Tensor, batch: Batch) -> tf.Tensor:
+        # TensorFlow runs only what the result needs: not the network, unless it makes a mask.
+        return self._sums(self._forward(vector, batch)[1])[1]
 
     def _value(self, vector: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, ...]:
         return self._sums(self._forward(vector, batch)[1])

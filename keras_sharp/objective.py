@@ -412,7 +412,8 @@ class Objective:
     def _factors(self) -> np.ndarray:
         """`(terms,)`: what each term's numerator is multiplied by in `f`."""
         if self._divisors is None:
-            self.value()
+            masses = self._over_batches(self._pass.masses, self._vector(None))
+            self._divisors = self._checked_divisors(sum(mass.numpy() for mass, _ in masses))
         return np.array([term.weight for term in self._pass.terms]) / self._divisors
 
     def _checked_divisors(self, masses: np.ndarray) -> np.ndarray:
