@@ -34,8 +34,8 @@ class BatchPass:
 
     Attributes:
         terms: The terms of the loss, without numbers. Known once masses or a value were computed.
-        masses: `(vector, batch)` to the masses of the terms, `(terms,)` float64; a forward pass only
-            where they depend on it.
+        masses: `(vector, batch)` to the masses of the terms, `(terms,)` float64, without a forward
+            pass where they do not depend on it.
         value: `(vector, batch)` to numerators and masses of the terms, each `(terms,)` float64, and
             whether all labels are classes.
         evaluation: `(vector, statistics or None, batch)` to the same, and the number of right

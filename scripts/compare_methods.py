@@ -12,6 +12,7 @@ stopped. More methods, batch sizes and trials are added to those that are there.
 """
 
 import argparse
+import gc
 import os
 import pathlib
 import sys
@@ -83,6 +84,7 @@ def compare(settings: argparse.Namespace, console: rich.console.Console) -> int:
                 study.plan()
                 studies.append(study)
             made = report(settings, folder, studies, failures)
+            gc.freeze()  # what is there by now stays: each training's garbage is found sooner
             for study in studies:
                 for case in study.cases:
                     study.run(case)

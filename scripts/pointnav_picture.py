@@ -4,6 +4,7 @@ import pathlib
 
 import matplotlib.axes
 import matplotlib.figure
+import matplotlib.ticker
 import numpy as np
 from pointnav_evaluation import Episode
 from pointnav_training import PointNavTraining
@@ -47,11 +48,13 @@ def draw_learning(
     for name in ("success", "spl"):
         left.plot(frames, smooth(training, name), label=name)
     left.set(xlabel="frames", ylabel="of the episodes that ended in training", ylim=(0, 1))
+    left.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
     left.legend(frameon=False)
     seconds = training.seconds()
     seconds.pop("all")
     bars = right.bar(list(seconds), 1000 * np.nan_to_num(list(seconds.values())))
     right.bar_label(bars, fmt="%.0f")
+    right.margins(y=0.1)
     count = training.environments * training.settings.steps
     right.set(
         ylabel=f"ms for {count:,} frames", title=f"{training.frames_per_second():,.0f} frames/s"
