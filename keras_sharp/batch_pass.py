@@ -34,8 +34,9 @@ class BatchPass:
 
     Attributes:
         terms: The terms of the loss, without numbers. Known once masses or a value were computed.
-        masses: `(vector, batch)` to the masses of the terms, `(terms,)` float64, without a forward
-            pass where they do not depend on it.
+        masses: `(vector, batch)` to the masses of the terms, `(terms,)` float64, and whether all
+            labels are classes; without the work of a forward pass, as long as shapes are known and
+            no layer masks.
         value: `(vector, batch)` to numerators and masses of the terms, each `(terms,)` float64, and
             whether all labels are classes.
         evaluation: `(vector, statistics or None, batch)` to the same, and the number of right
@@ -83,9 +84,9 @@ class BatchPass:
             outputs = self._model(x, training=False)
             return outputs, self._loss(y, outputs, *sample_weight)
 
-    def _masses(self, vector: tf.Tensor, batch: Batch) -> tf.Tensor:
-        # TensorFlow runs only what the result needs: not the network, unless it makes a mask.
-        return self._sums(self._forward(vector, batch)[1])[1]
+    def _masses(self, vector: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, ...]:
+        # TensorFlow runs only what the result needs.
+        return self._sums(self._forward(vector, batch)[1])[1:]
 
     def _value(self, vector: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, ...]:
         return self._sums(self._forward(vector, batch)[1])

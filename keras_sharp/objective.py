@@ -412,8 +412,11 @@ class Objective:
     def _factors(self) -> np.ndarray:
         """`(terms,)`: what each term's numerator is multiplied by in `f`."""
         if self._divisors is None:
-            masses = self._over_batches(self._pass.masses, self._vector(None))
-            self._divisors = self._checked_divisors(sum(mass.numpy() for mass, _ in masses))
+            masses, vector = 0.0, self._vector(None)
+            for (mass, in_range), batch in self._over_batches(self._pass.masses, vector):
+                self._check_labels(in_range, batch)
+                masses = masses + mass.numpy()
+            self._divisors = self._checked_divisors(masses)
         return np.array([term.weight for term in self._pass.terms]) / self._divisors
 
     def _checked_divisors(self, masses: np.ndarray) -> np.ndarray:

@@ -63,7 +63,7 @@ class Rounds:
         if self._workers.count == 1:
             return local
         [name] = [name for name, each in vars(self._pass).items() if each is function]
-        # The loss is known once a value was computed.
+        # The loss is known once masses or a value were computed.
         loss = " + ".join(f"{t.weight} {t.loss} ({t.reduction})" for t in self._pass.terms)
         what = f"`{name}` of {loss}, round {number}"
         arrays = keras.tree.map_structure(lambda each: each.numpy(), local)

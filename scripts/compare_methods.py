@@ -12,7 +12,6 @@ stopped. More methods, batch sizes and trials are added to those that are there.
 """
 
 import argparse
-import gc
 import os
 import pathlib
 import sys
@@ -26,7 +25,7 @@ import tensorflow as tf
 from keskar_experiment import FAILURES
 from methods_report import report
 from methods_settings import DATASETS, GRID, RATES, VALIDATION_SHARE
-from methods_study import Study
+from methods_study import Study, collections_between_trainings
 from positive import positive
 from run_folder import RunFolder, locked
 from run_progress import Display, Plan, make_console
@@ -84,11 +83,11 @@ def compare(settings: argparse.Namespace, console: rich.console.Console) -> int:
                 study.plan()
                 studies.append(study)
             made = report(settings, folder, studies, failures)
-            gc.freeze()  # what is there by now stays: each training's garbage is found sooner
-            for study in studies:
-                for case in study.cases:
-                    study.run(case)
-                made = report(settings, folder, studies, failures)
+            with collections_between_trainings():
+                for study in studies:
+                    for case in study.cases:
+                        study.run(case)
+                    made = report(settings, folder, studies, failures)
         keskar_report.show(made, console)
     return 0 if any(outcome.trials for each in studies for outcome in each.outcomes()) else 1
 

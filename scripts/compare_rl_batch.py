@@ -217,7 +217,7 @@ def draw(settings: argparse.Namespace, trainings: Trainings, file: pathlib.Path)
                 label=f"{optimizer}, {number} environments",
             )
         ax.set(xlabel=name)
-        ax.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
+    figure.axes[0].xaxis.set_major_formatter(matplotlib.ticker.EngFormatter())
     figure.axes[0].set(ylabel="success of the episodes that ended in training", ylim=(0, 1))
     figure.axes[1].legend(frameon=False, fontsize="small")
     figure.savefig(file, dpi=110)

@@ -1,12 +1,14 @@
 """The trainings that compare methods on one data set, each kept as soon as it is measured."""
 
 import argparse
+import contextlib
 import gc
 import json
 import pathlib
 import signal
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -155,7 +157,8 @@ class Study:
         if len(tried) < len(GRID) or not trained:
             return Outcome(case, None, False, [], reasons)
         # Not the highest accuracy, which on a few hundred examples is a matter of luck.
-        chosen = min(trained, key=lambda each: each["validation_loss"])["rate"]
+        chosen = min(trained, key=lambda each: np.nan_to_num(each["validation_loss"], nan=np.inf))
+        chosen = chosen["rate"]
         candidates = self.candidates(case)
         at_the_end = chosen in (min(candidates), max(candidates))
         # Of another rate are those from before a candidate was tried again.
@@ -299,6 +302,22 @@ class Study:
 def _reason(record: dict[str, Any]) -> str:
     which = f"trial {record['trial']} at " if record["trial"] else ""
     return f"{which}rate {record['rate']:g}: {record['failed']}"
+
+
+@contextlib.contextmanager
+def collections_between_trainings() -> Iterator[None]:
+    """Leaves garbage to `collect_garbage` meanwhile, which skips what there is by now.
+
+    Tracing makes so many objects that Python's own collections take a tenth of all time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def collect_garbage() -> None:

@@ -82,6 +82,9 @@ def test_replicas_step_alone_after_a_whole_number_of_epochs():
     assert rates(recipe, range(20)) == rates(linear, range(20))
     with pytest.raises(ValueError, match=r"`share` must be in \(0, 1\)"):
         large_batch.post_local_sgd(LARGE, **TRAINING, share=1)
+    for epochs, share, together in ((1, 0.4, 0), (2, 0.9, 2)):
+        with pytest.raises(ValueError, match=f"of epochs={epochs}, {together} together"):
+            large_batch.post_local_sgd(LARGE, **TRAINING | {"epochs": epochs}, share=share)
 
 
 def test_a_schedule_in_epochs_is_scaled_and_keeps_its_milestones():

@@ -428,12 +428,31 @@ def test_an_operation_without_a_second_derivative_is_named():
         objective.hessian_vector_product(np.ones(objective.size))
 
 
+def test_a_gradient_that_comes_first_knows_what_a_mask_leaves():
+    tokens = keras.Input((5,))
+    model = keras.Model(tokens, L.Dense(3)(L.Embedding(9, 4, mask_zero=True)(tokens)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    random = np.random.default_rng(0)
+    x, y = random.integers(1, 9, (7, 5)), random.integers(0, 3, (7, 5))
+    x[:4, 2:] = 0
+    value, gradient = Objective(model, (x, y), loss, batch_size=3).value_and_gradient()
+    with tf.GradientTape() as tape:
+        whole = loss(y, model(x))
+    parts = tape.gradient(whole, [each.value for each in model.trainable_variables])
+    expected = np.concatenate([np.ravel(tf.convert_to_tensor(part)) for part in parts])
+    assert value == pytest.approx(float(whole), rel=1e-6)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-7)
+
+
 def test_errors():
     model, (x, y) = conv_net(), conv_data(20)
     with pytest.raises(ValueError, match='"inference" or "batch"'):
         Objective(model, (x, y), batch_norm="train")
     with pytest.raises(ValueError, match="labels from 0 to 7; classes: 3"):
         Objective(model, (x, np.where(np.arange(20) == 4, 7, 0))).value()
+    with pytest.raises(ValueError, match="labels from 0 to 7; classes: 3"):
+        bad = Objective(model, (x, np.where(np.arange(20) == 4, 7, 0)))
+        bad.hessian_vector_product(np.ones(bad.size))
     with pytest.raises(ValueError, match="labels from -1 to 0"):
         Objective(model, (x, -(np.arange(20) == 4).astype(int))).value_and_gradient()
     with pytest.raises(ValueError, match="must have shape"):

@@ -55,7 +55,9 @@ class AutoWU(keras.callbacks.Callback):
         Output scale and noise of the Gaussian process maximise the marginal likelihood, where the
         authors' code takes 100 steps of Adam towards that maximum; its mean stays at the mean of
         the losses, where the code trains it too. Losses whose standard deviation is above 1 are
-        divided by it. A warm-up that reaches its cap decays from there without going back, as in
+        divided by it. The rate rises by the step, from at least one epoch of warm-up; the paper's
+        rise by the epoch, and its other shapes of decay than `AutoWURate` has, are left out. A
+        warm-up that reaches its cap decays from there without going back, as in
         the code, and warns. A loss that is not finite ends `Trainer.fit` with an error, where the
         code leaves it out of the curve and trains on.
 

@@ -8,7 +8,7 @@ from keras_sharp.optimizers import LAMB, LARS, SNGM, AdamP
 from keras_sharp.schedules import LEGW, AutoWURate
 from keras_sharp.schedules.scaling import batch_ratio
 
-# 10 epochs at batch 32768, in the table of the authors' group for ImageNet; at 512:
+# The rule of the authors' group for ImageNet, 10 epochs at batch 32768; at 512:
 _WARMUP_EPOCHS = 0.15625
 
 

@@ -130,8 +130,13 @@ def post_local_sgd(
         momentum=momentum,
         weight_decay=weight_decay,
     )
-    after = round(_share(share) * epochs) * steps_per_epoch(examples, batch_size)
-    communication = LocalSGD(every, after=after)
+    first = round(_share(share) * epochs)
+    if not 0 < first < epochs:
+        raise ValueError(
+            "Replicas must step together for at least an epoch, and alone for one. Received: "
+            f"share={share} of epochs={epochs}, {first} together"
+        )
+    communication = LocalSGD(every, after=first * steps_per_epoch(examples, batch_size))
     return dataclasses.replace(together, name="post_local_sgd", communication=communication)
 
 

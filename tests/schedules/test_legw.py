@@ -9,8 +9,8 @@ from keras_sharp.schedules import LEGW, WarmUp
 schedules = keras.optimizers.schedules
 EXAMPLES = 1_281_167
 
-# ImageNet, ResNet-50, 90 epochs, as the paper's group trained it, but for 2048, which follows from
-# the rule: batch, peak rate, epochs of warm-up.
+# ImageNet, ResNet-50, 90 epochs, as the paper's group trained it, but for 2048 and 32768, which
+# follow from the rule: batch, peak rate, epochs of warm-up.
 PAIRS = [
     (512, 2**2, 10 / 2**6),
     (1024, 2**2.5, 10 / 2**5),

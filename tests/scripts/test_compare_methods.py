@@ -176,7 +176,7 @@ def test_without_the_small_batch_no_other_curve_takes_its_place(study, monkeypat
     drawn = []
     figure = types.SimpleNamespace(savefig=lambda *_, **__: None)
     figure.add_subplot = lambda: types.SimpleNamespace(
-        errorbar=lambda x, y, *_, label, **__: drawn.append((label, y)),
+        errorbar=lambda x, y, yerr, *_, label, **__: drawn.append((label, y, yerr)),
         set_xscale=lambda *_, **__: None,
         xaxis=types.SimpleNamespace(set_major_formatter=lambda _: None),
         set=lambda **_: None,
@@ -184,12 +184,13 @@ def test_without_the_small_batch_no_other_curve_takes_its_place(study, monkeypat
     )
     plt = types.SimpleNamespace(figure=lambda **_: figure, close=lambda _: None)
     monkeypatch.setattr(methods_report, "plt", plt)
-    large = [outcome("plain", 16, 95.0), outcome("sam", 16, 96.0)]
+    large = [outcome("plain", 16, 95.0), outcome("sam", 16, 95.0, 97.0)]
     methods_report.draw(study, [outcome("plain", 4), *large], study.folder)
     methods_report.draw(study, [outcome("plain", 4, 98.0), *large], study.folder)
     alone, joined = drawn[:2], drawn[2:]
-    assert alone == [("plain", [95.0]), ("sam", [96.0])]
-    assert joined == [("plain", [98.0, 95.0]), ("sam", [98.0, 96.0])]
+    bar = pytest.approx(2**0.5)
+    assert alone == [("plain", [95.0], [0.0]), ("sam", [96.0], [bar])]
+    assert joined == [("plain", [98.0, 95.0], [0.0, 0.0]), ("sam", [98.0, 96.0], [0.0, bar])]
 
 
 @pytest.mark.parametrize("fails", ["training", "sharpness"])

@@ -258,6 +258,5 @@ def _make_scene(recipe: SceneRecipe, seed: int, group: int, number: int) -> Scen
 
 def _traced(method: Callable, jit_compile: bool) -> Callable:
     """Returns a method as a graph."""
-    # A partial has no code object by which TensorFlow could take those of several environments for
-    # one that is traced again and again, and warn.
+    # A partial: see `Loop` of keras_sharp.training.
     return tf.function(functools.partial(method), autograph=False, jit_compile=jit_compile)

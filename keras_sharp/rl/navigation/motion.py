@@ -1,5 +1,7 @@
 """One step of every agent, along walls where it is not free."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from keras_sharp.rl.navigation.geometry import CELL, RADIUS
@@ -35,7 +37,7 @@ def slide(free: tf.Tensor, scenes: tf.Tensor, positions: tf.Tensor, steps: tf.Te
     return tf.stack([x, y], axis=1)
 
 
-def _walk(begin: tf.Tensor, step: tf.Tensor, is_free) -> tf.Tensor:
+def _walk(begin: tf.Tensor, step: tf.Tensor, is_free: Callable) -> tf.Tensor:
     end = begin + step
     ahead = tf.where(step < 0, -RADIUS, RADIUS)
     cell = tf.floor((end + ahead) / CELL)

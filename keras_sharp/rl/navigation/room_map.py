@@ -1,11 +1,13 @@
 """Rooms with doors, drawn at random."""
 
+from typing import Any
+
 import numpy as np
 
 from keras_sharp.arguments import integer
 
 
-def room_map(cells: int, *, room: int = 8, door: int = 4, seed=0) -> np.ndarray:
+def room_map(cells: int, *, room: int = 8, door: int = 4, seed: Any = 0) -> np.ndarray:
     r"""Returns a square floor plan: rooms inside an outer wall, each reached from every other.
 
     A wall across the longer side of the plan divides it in two, and so on with both parts, as long

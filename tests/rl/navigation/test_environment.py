@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -119,6 +123,21 @@ def test_one_environment_or_a_thousand_of_them():
     assert many[7].max() > 3  # episodes, so that many have begun anew
     one = play(small(1, scenes=16), actions[:, :1])
     same(one, [each[:, :1] for each in many])
+
+
+@pytest.mark.slow
+def test_one_or_a_thousand_as_users_have_them_compiled():
+    """The tests' own XLA does not optimize, and what it optimizes may differ in the last bit."""
+    test = f"{__file__}::{test_one_environment_or_a_thousand_of_them.__name__}"
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", test]
+    done = subprocess.run(command, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True)
+    assert done.returncode == 0, done.stdout.decode()
+
+
+def test_several_of_them_make_tensorflow_warn_of_nothing(caplog):
+    for number in range(1, 7):
+        small(number, scenes=1, jit_compile=False).reset()
+    assert "retracing" not in caplog.text
 
 
 def test_seeds_repeat_and_without_a_compiler_it_is_the_same(environment):
