@@ -4,7 +4,7 @@ A small batch, the plain large batch, and the large batch with each method: all 
 number of epochs, and each has its learning rate chosen from as many candidates, on examples that
 are neither trained nor tested on. Then come several trainings with other seeds at that rate.
 
-    python scripts/compare_methods.py                       # digits, a few minutes on a CPU
+    python scripts/compare_methods.py                       # digits, ten minutes on a CPU
     python scripts/compare_methods.py --dataset mnist cifar10 --methods sam swa --trials 5
 
 Every training is saved when it is finished and measured, and the same command goes on where it
