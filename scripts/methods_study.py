@@ -157,8 +157,8 @@ class Study:
         if len(tried) < len(GRID) or not trained:
             return Outcome(case, None, False, [], reasons)
         # Not the highest accuracy, which on a few hundred examples is a matter of luck.
-        chosen = min(trained, key=lambda each: np.nan_to_num(each["validation_loss"], nan=np.inf))
-        chosen = chosen["rate"]
+        best = min(trained, key=lambda each: np.nan_to_num(each["validation_loss"], nan=np.inf))
+        chosen = best["rate"]
         candidates = self.candidates(case)
         at_the_end = chosen in (min(candidates), max(candidates))
         # Of another rate are those from before a candidate was tried again.
@@ -310,7 +310,7 @@ def collections_between_trainings() -> Iterator[None]:
 
     Tracing makes so many objects that Python's own collections take a tenth of all time.
     """
-    gc.collect()
+    collect_garbage()
     gc.freeze()
     gc.disable()
     try:

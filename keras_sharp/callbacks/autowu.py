@@ -57,9 +57,9 @@ class AutoWU(keras.callbacks.Callback):
         the losses, where the code trains it too. Losses whose standard deviation is above 1 are
         divided by it. The rate rises by the step, from at least one epoch of warm-up; the paper's
         rise by the epoch, and its other shapes of decay than `AutoWURate` has, are left out. A
-        warm-up that reaches its cap decays from there without going back, as in
-        the code, and warns. A loss that is not finite ends `Trainer.fit` with an error, where the
-        code leaves it out of the curve and trains on.
+        warm-up that reaches its cap decays from there without going back, as in the code, and
+        warns. A loss that is not finite ends `Trainer.fit` with an error, where the code leaves it
+        out of the curve and trains on.
 
     Example:
     ```python

@@ -10,7 +10,7 @@ from keras_sharp.training.neighbours import DSGD, DecentLaM, PmSGD
 from keras_sharp.training.simulation import Simulation
 
 
-def test_the_full_graph_is_momentum_sgd_on_one_device(net, loss, blobs):
+def test_the_full_graph_is_momentum_sgd_on_one_device(net, loss, blobs, float64):
     x, y = blobs[0][:128], blobs[1][:128]
     rate = keras.optimizers.schedules.PiecewiseConstantDecay([9], [0.1, 0.02])
     trainer = Trainer(net(), CorrectedSGD(rate, momentum=0.9), loss)
@@ -20,7 +20,7 @@ def test_the_full_graph_is_momentum_sgd_on_one_device(net, loss, blobs):
         simulation = Simulation(net(), keras.optimizers.SGD(rate, momentum=0.9), loss, method)
         figures = simulation.fit((x, y), split, batch_size=4, steps=20, shuffle=False)
         for one, other in zip(simulation.model.weights, trainer.model.weights, strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(one, other, atol=1e-9)
         np.testing.assert_allclose(figures["loss"][-2:], trainer.batch_losses, rtol=1e-5)
         assert figures["consensus_distance"].max() < 1e-10
 
