@@ -61,6 +61,17 @@ def not_negative(name: str, value: Any) -> float:
     return float(value)
 
 
+def share(name: str, value: Any) -> float:
+    """Returns a number from 0 to 1 as a `float`.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+        raise ValueError(f"`{name}` must be from 0 to 1. Received: {name}={value!r}")
+    return float(value)
+
+
 def one_of(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     """Returns a value that is one of those allowed.
 

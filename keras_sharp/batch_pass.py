@@ -1,6 +1,5 @@
 """One evaluation batch at explicit weights: loss, derivatives and outputs, traced by TensorFlow."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from keras_sharp.accuracy import hits
 from keras_sharp.batches import Batch
 from keras_sharp.losses import LossTerms, Term
 from keras_sharp.normalization import batch_statistics, exact_moments, moving_statistics
+from keras_sharp.tracing import traced
 from keras_sharp.weights import FlatVariables
 
 # In float16 losses are scaled up before they are differentiated. `LossScaleOptimizer` of Keras
@@ -39,8 +39,8 @@ class BatchPass:
             no layer masks.
         value: `(vector, batch)` to numerators and masses of the terms, each `(terms,)` float64, and
             whether all labels are classes.
-        evaluation: `(vector, statistics or None, batch)` to the same, and the number of right
-            predictions and of all.
+        evaluation: `(vector, statistics or None, batch)` to numerators, masses, the numbers of
+            right predictions and of all, and whether all labels are classes.
         gradient: `(vector, factors, batch)` to numerators, the gradient `(n,)` of the sum of
             `factors * numerators`, and whether all labels are classes.
         product: `(vector, along, factors, statistics or None, batch)` to the Hessian of that sum
@@ -65,13 +65,13 @@ class BatchPass:
         self._loss = loss
         self._by_batch = by_batch
         self._scaled = "float16" in floating_types(model, weights)
-        self.masses = _traced(self._masses)
-        self.value = _traced(self._value)
-        self.evaluation = _traced(self._evaluation)
-        self.gradient = _traced(self._gradient)
-        self.product = _traced(self._product)
-        self.outputs = _traced(self._outputs)
-        self.estimate = _traced(self._estimate)
+        self.masses = traced(self._masses, reduce_retracing=True)
+        self.value = traced(self._value, reduce_retracing=True)
+        self.evaluation = traced(self._evaluation, reduce_retracing=True)
+        self.gradient = traced(self._gradient, reduce_retracing=True)
+        self.product = traced(self._product, reduce_retracing=True)
+        self.outputs = traced(self._outputs, reduce_retracing=True)
+        self.estimate = traced(self._estimate, reduce_retracing=True)
 
     def _forward(
         self, vector: tf.Tensor, batch: Batch, statistics: tf.Tensor | None = None
@@ -95,7 +95,8 @@ class BatchPass:
         self, vector: tf.Tensor, statistics: tf.Tensor | None, batch: Batch
     ) -> tuple[tf.Tensor, ...]:
         outputs, terms = self._forward(vector, batch, statistics)
-        return *self._sums(terms), hits(batch[1], outputs, terms[0].loss)
+        numerators, masses, in_range = self._sums(terms)
+        return numerators, masses, hits(batch[1], outputs, terms[0].loss), in_range
 
     def _gradient(
         self, vector: tf.Tensor, factors: tf.Tensor, batch: Batch
@@ -200,12 +201,6 @@ def floating_types(model: keras.Model, weights: FlatVariables) -> set[str]:
     """Returns the names of the floating types that weights have or layers compute in."""
     kinds = {weights.dtype.name, *(layer.compute_dtype for layer in model._flatten_layers())}
     return {kind for kind in kinds if "float" in kind}
-
-
-def _traced(function: Any) -> Any:
-    # Behind a partial TensorFlow counts tracings for each objective, not for all of them together,
-    # and doesn't warn of retracing when several models are measured.
-    return tf.function(functools.partial(function), autograph=False, reduce_retracing=True)
 
 
 def _shared(model: keras.Model) -> list[tuple[keras.Variable, tf.Tensor]]:

@@ -255,9 +255,8 @@ class Objective:
     def _value_and_gradient(self, vector: tf.Tensor) -> tuple[float, tf.Tensor]:
         factors = tf.constant(self._factors())
         numerators, total = 0.0, None
-        for results, batch in self._over_batches(self._pass.gradient, vector, factors):
-            part, gradient, in_range = results
-            self._check_labels(in_range, batch)
+        results = self._over_labelled(self._pass.gradient, vector, factors)
+        for (part, gradient), _ in results:
             numerators = numerators + part.numpy()
             total = tf.cast(gradient, tf.float64) if total is None else self._add(total, gradient)
         return float(np.sum(self._factors() * numerators)), total
@@ -286,10 +285,8 @@ class Objective:
         """
         vector, factors = self._vector(weights), tf.constant(self._factors())
         batches = None if batch_size is None else self._batches.pieces(batch_size, seed)
-        function = self._pass.gradient
-        for results, batch in self._over_batches(function, vector, factors, batches=batches):
-            _, gradient, in_range = results
-            self._check_labels(in_range, batch)
+        results = self._over_labelled(self._pass.gradient, vector, factors, batches=batches)
+        for (_, gradient), batch in results:
             if examples := number_of_examples(batch):  # a pipeline may yield an empty one
                 yield examples, self._batches.examples / examples * tf.cast(gradient, tf.float64)
 
@@ -380,11 +377,20 @@ class Objective:
             iter(self._batches) if batches is None else batches, function, *arguments
         )
 
+    def _over_labelled(
+        self, function: Callable, *arguments: Any, batches: Iterator[Batch] | None = None
+    ) -> Iterator[tuple[list[Any], Batch]]:
+        """Yields the same without the last result, which says whether all labels are classes."""
+        for (*results, in_range), batch in self._over_batches(
+            function, *arguments, batches=batches
+        ):
+            self._check_labels(in_range, batch)
+            yield results, batch
+
     def _summed(self, function: Any, *arguments: Any) -> tuple[float, np.ndarray]:
         """Returns `f` and the sum of what `function` returns beside it."""
         numerators, masses, others = 0.0, 0.0, np.zeros(2)
-        for (part, mass, in_range, *other), batch in self._over_batches(function, *arguments):
-            self._check_labels(in_range, batch)
+        for (part, mass, *other), _ in self._over_labelled(function, *arguments):
             numerators, masses = numerators + part.numpy(), masses + mass.numpy()
             others = others + sum(each.numpy() for each in other)
         if self._divisors is None:
@@ -413,8 +419,7 @@ class Objective:
         """`(terms,)`: what each term's numerator is multiplied by in `f`."""
         if self._divisors is None:
             masses, vector = 0.0, self._vector(None)
-            for (mass, in_range), batch in self._over_batches(self._pass.masses, vector):
-                self._check_labels(in_range, batch)
+            for (mass,), _ in self._over_labelled(self._pass.masses, vector):
                 masses = masses + mass.numpy()
             self._divisors = self._checked_divisors(masses)
         return np.array([term.weight for term in self._pass.terms]) / self._divisors

@@ -52,8 +52,9 @@ def one_by_one(size: int) -> Callable[[], None]:
     vector = gymnasium.vector.SyncVectorEnv([lambda: PointGoalEnv(environment)] * ONE_BY_ONE)
     actions = actions_of(ONE_BY_ONE)
 
+    vector.reset(seed=0)
+
     def run():
-        vector.reset(seed=0)
         for each in actions:
             vector.step(each)
 

@@ -1,9 +1,9 @@
 """What a larger batch costs in reinforcement learning: the same frames, in ever more environments.
 
-    python scripts/compare_rl_batch.py                               # two cores, some hours
+    python scripts/compare_rl_batch.py                               # two cores, an hour
     python scripts/compare_rl_batch.py --environments 64 --optimizers lamb adam --output runs/short
 
-PointGoal navigation as in train_pointnav.py, with ADAM, with LAMB, whose rates grow with the square
+PointGoal navigation as in train_pointnav.py, with Adam, with LAMB, whose rates grow with the square
 root of the batch, and with LAMB without that. A minibatch is half of all environments times the
 steps of a rollout. Beside them the gradient noise scale, the batch size at which a gradient's noise
 is as large as the gradient itself (McCandlish et al. 2018). Up to minibatches of 256 frames both
@@ -48,7 +48,7 @@ from keras_sharp.rl.navigation import PointGoalEnvironment
 
 Trainings = dict[tuple[str, int], PointNavTraining]
 
-_NOISE = 50  # how often it is measured in a training
+_NOISE = 100  # how often it is measured in a training
 _STYLES = {"lamb": "-", "lamb-unscaled": ":", "adam": "--"}
 
 
@@ -57,7 +57,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--frames", type=positive, default=2_000_000, help="default 2,000,000")
+    parser.add_argument("--frames", type=positive, default=1_000_000, help="default 1,000,000")
     parser.add_argument(
         "--environments", type=positive, nargs="+", default=[16, 64, 256], help="default 16 64 256"
     )
@@ -131,16 +131,20 @@ def _measure(
 def noise_scale(training: PointNavTraining) -> dict[str, float | None]:
     """Returns the noise scale in frames, of the first and of the second half of a training.
 
-    A ratio of means, as a mean of ratios would be ruled by the smallest denominators; None where
-    that of the denominators is not positive.
+    A ratio of means, as a mean of ratios would be ruled by the smallest denominators, with the
+    standard error of a jackknife over the measurements. None where the mean of the denominators is
+    not positive, or would not be without one of them.
     """
     trace, square = training.column("noise_trace"), training.column("noise_square")
     known = ~np.isnan(trace)
     halves = np.array_split(trace[known], 2), np.array_split(square[known], 2)
     found = {}
     for name, traces, squares in zip(("noise_early", "noise_late"), *halves, strict=True):
-        below = float(np.mean(squares)) if len(squares) else 0.0
-        found[name] = float(np.mean(traces)) / below if below > 0 else None
+        above, below = (np.sum(each) - each for each in (traces, squares))  # without each in turn
+        known = len(squares) > 1 and np.sum(squares) > 0 and np.all(below > 0)
+        found[name] = float(np.sum(traces) / np.sum(squares)) if known else None
+        spread = np.std(above / below) * np.sqrt(len(squares) - 1) if known else None
+        found[f"{name}_error"] = None if spread is None else float(spread)
     return found
 
 
@@ -185,7 +189,7 @@ def _row(
     found: dict[str, float | None],
 ) -> list[str]:
     noise = (
-        "none" if found[half] is None else f"{found[half]:,.0f}"
+        "none" if found[half] is None else f"{found[half]:,.0f} ± {found[f'{half}_error']:,.0f}"
         for half in ("noise_early", "noise_late")
     )
     return [

@@ -30,9 +30,12 @@ def draw(file: pathlib.Path, episodes: list[Episode], training: PointNavTraining
 
 
 def draw_path(ax: matplotlib.axes.Axes, episode: Episode) -> None:
-    """Draws a map, walls dark, and the way that was taken through it."""
+    """Draws a map, walls dark, and the way that was taken through it.
+
+    An agent that looks along x has y on its right: drawn downwards, or left and right would change.
+    """
     side = len(episode.free) * CELL
-    ax.imshow(episode.free, cmap="gray", vmin=-1, vmax=1, origin="lower", extent=(0, side, 0, side))
+    ax.imshow(episode.free, cmap="gray", vmin=-1, vmax=1, extent=(0, side, side, 0))
     ax.plot(*episode.path.T, color="tab:blue")
     ax.plot(*episode.path[0], "o", color="tab:blue")
     ax.plot(*episode.goal, "*", color="tab:red", markersize=12)

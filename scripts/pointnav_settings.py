@@ -17,7 +17,7 @@ from keras_sharp.schedules import WarmUp, square_root_scaling
 MINIBATCHES = 2
 BASE_BATCH = 256  # frames of a minibatch, for which a learning rate is given
 # By optimizer, at that batch. Shacklett et al. take 5e-4 with LAMB, for 305,000 steps where the
-# default here is 2,900; ADAM's is the usual one of PPO.
+# default here is 2,900; Adam's is the usual one of PPO.
 RATES = {"lamb": 2.5e-3, "lamb-unscaled": 2.5e-3, "adam": 2.5e-4}
 HELD_OUT = 1_000_003  # added to the seed, for maps that nobody has learned from
 AT_ONCE = 2048  # frames whose gradient is computed together on a device, to bound memory
@@ -119,7 +119,7 @@ def make_environment(
 def make_optimizer(
     name: str, learning_rate: float | None, batch: int, updates: int
 ) -> keras.optimizers.Optimizer:
-    """Returns the optimizer of large batch simulation, or ADAM with the same schedule.
+    """Returns the optimizer of large batch simulation, or Adam with the same schedule.
 
     Over the first hundredth of the training the rate rises from half of its peak, then it falls on
     a cosine to a hundredth of `learning_rate`.

@@ -220,7 +220,7 @@ class PointNavTraining:
 
 
 def mean(values: ArrayLike, weights: ArrayLike | None = None) -> float:
-    """Returns the mean of the numbers that are none but NaN, which it is itself of none."""
+    """Returns the mean of the numbers that are not NaN; NaN if there are none."""
     values = np.asarray(values, "float64")
     weights = np.ones_like(values) if weights is None else np.asarray(weights, "float64")
     known = ~np.isnan(values) & (weights > 0)

@@ -59,7 +59,6 @@ def test_commands_name_files_that_are_there():
 def test_the_examples_of_the_docs_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     matplotlib.use("agg")
-    keras.utils.set_random_seed(0)
     random = np.random.default_rng(0)
     x, y = random.normal(size=(60, 4)).astype("f4"), random.integers(0, 3, 60)
     layers = keras.layers

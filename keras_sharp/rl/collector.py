@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import tensorflow as tf
 
 from keras_sharp.arguments import integer
+from keras_sharp.rl.categorical import choose, log_probability
 from keras_sharp.rl.navigation_policy import NavigationPolicy
 from keras_sharp.rl.rollout import Rollout
 
@@ -13,7 +14,13 @@ _OUTCOMES = ("success", "spl", "distance")
 
 
 class Navigation(Protocol):
-    """Environments that begin anew by themselves; `PointGoalEnvironment` is one."""
+    """Environments that begin anew by themselves; `PointGoalEnvironment` is one.
+
+    Attributes:
+        state: Where they are, tensors in any structure, after `reset`.
+    """
+
+    state: Any
 
     def reset(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Begins an episode in each, and returns depth images and goals."""
@@ -133,7 +140,6 @@ class Collector:
         def step(number, moment, columns):
             logits, values, memory = self._look(moment)
             actions = self._choose(logits, moment.step)
-            likely = -tf.nn.sparse_softmax_cross_entropy_with_logits(actions, logits)
             state, depth, goal, reward, done, info = self.environment.step_state(
                 moment.state, actions
             )
@@ -142,7 +148,7 @@ class Collector:
                 "goal": moment.goal,
                 "previous": moment.previous,
                 "actions": actions,
-                "log_probabilities": likely,
+                "log_probabilities": log_probability(logits, actions),
                 "values": values,
                 "rewards": reward,
                 "ends": done,
@@ -177,10 +183,8 @@ class Collector:
 
     def _choose(self, logits: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         if self.seed is None:
-            return tf.argmax(logits, axis=-1, output_type=tf.int32)
-        seed = tf.stack([tf.constant(self.seed, tf.int64), step])
-        draw = tf.random.stateless_categorical(logits, 1, seed, dtype=tf.int32)
-        return tf.squeeze(draw, axis=-1)
+            return choose(logits, None)
+        return choose(logits, tf.stack([tf.constant(self.seed, tf.int64), step]))
 
 
 _COLUMNS = {

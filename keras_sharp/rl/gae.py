@@ -3,6 +3,8 @@
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from keras_sharp.arguments import share
+
 
 def gae(
     rewards: ArrayLike,
@@ -57,17 +59,6 @@ def gae(
             f"number an environment. Received: {shapes} and {last_values.shape}"
         )
     return _gae(rewards, values, ends, taken, last_values, discount, decay)
-
-
-def share(name: str, value: float) -> float:
-    """Returns a number from 0 to 1.
-
-    Raises:
-        ValueError: If it is anything else.
-    """
-    if not 0 <= value <= 1:
-        raise ValueError(f"`{name}` must be from 0 to 1. Received: {name}={value}")
-    return float(value)
 
 
 @tf.function(reduce_retracing=True, autograph=False)

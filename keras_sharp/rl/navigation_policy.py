@@ -53,8 +53,8 @@ class NavigationPolicy(keras.Model):
         Weights whose first values the authors' code leaves to PyTorch begin here as Keras's do, the
         two convolutions beside the blocks as He et al. have them. An LSTM has one bias, not two.
 
-        Images are halved thrice after the 4x4 pixels: at a `size` of 32 or less a single place is
-        left, and of a 3x3 convolution that sees it only the middle counts.
+        Of images smaller than the paper's, stages that would leave less than 2x2 places halve
+        nothing: of a 3x3 convolution that sees a single place only the middle counts.
 
     References:
         - [Shacklett et al., 2021](https://arxiv.org/abs/2103.07013), as in
@@ -154,6 +154,7 @@ def _vision(size: int, width: int, hidden: int, policy: dict[str, Any]) -> keras
     layers = [DepthChannels(**policy), keras.layers.Conv2D(width, 1, use_bias=False, **convolution)]
     side = size // _PATCH
     for stage, stride in enumerate(_STRIDES):
+        stride = stride if side > stride else 1
         layers.append(FixupBlock(2**stage * width, len(_STRIDES), stride, **policy))
         side = -(-side // stride)
     # Twice as many numbers as are left in the end: 1024 for the paper's 512.

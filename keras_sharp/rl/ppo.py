@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_sharp.arguments import integer, not_negative, optional_integer, positive
-from keras_sharp.rl.gae import gae, share
+from keras_sharp.arguments import integer, not_negative, optional_integer, positive, share
+from keras_sharp.rl.categorical import choose, entropy, log_probability
+from keras_sharp.rl.gae import gae
 from keras_sharp.rl.learner import Learner
 from keras_sharp.rl.rollout import Rollout
 
@@ -25,12 +26,6 @@ def policy_loss(ratio: tf.Tensor, advantages: tf.Tensor, clip: float) -> tf.Tens
     """
     clipped = tf.clip_by_value(ratio, 1 - clip, 1 + clip)
     return -tf.minimum(ratio * advantages, clipped * advantages)
-
-
-def entropy(logits: tf.Tensor) -> tf.Tensor:
-    """Returns the entropy in nats of the last axis's distributions, `(..., actions)` logits."""
-    log_probabilities = tf.nn.log_softmax(logits)
-    return -tf.reduce_sum(tf.exp(log_probabilities) * log_probabilities, axis=-1)
 
 
 class PPO:
@@ -167,7 +162,7 @@ class PPO:
         Returns:
             Of `"policy_loss"`, `"value_loss"`, `"entropy"`, `"kl"` (the mean of `-log r`) and
             `"clipped"` (the share of ratios out of bounds) the mean over the minibatches gone
-            through, and `"steps"`, how many steps the policy took.
+            through, and `"steps"`, how many of their gradients the policy's optimizer was given.
 
         Raises:
             RuntimeError: In the scope of a strategy.
@@ -288,12 +283,8 @@ class PPO:
         else:
             logits, values = self.policy(observations), self.value(observations)
         logits = tf.cast(logits[:, 0], tf.float32)
-        if seed is None:
-            actions = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        else:
-            draw = tf.random.stateless_categorical(logits, 1, seed, dtype=tf.int32)
-            actions = tf.squeeze(draw, axis=-1)
-        return actions, _log_probability(logits, actions), tf.cast(values[:, 0], tf.float32)
+        actions = choose(logits, seed)
+        return actions, log_probability(logits, actions), tf.cast(values[:, 0], tf.float32)
 
     def _all_terms(self, outputs: Any, batch: dict[str, Any]) -> dict[str, tf.Tensor]:
         logits, values, *_ = outputs
@@ -301,7 +292,7 @@ class PPO:
 
     def _policy_terms(self, logits: tf.Tensor, batch: dict[str, Any]) -> dict[str, tf.Tensor]:
         logits = tf.cast(logits, tf.float32)
-        change = _log_probability(logits, batch["actions"]) - batch["log_probabilities"]
+        change = log_probability(logits, batch["actions"]) - batch["log_probabilities"]
         # Before `exp`: a number that does not count could be infinite, and its gradient not 0.
         change = tf.where(batch["taken"], change, 0.0)
         ratio = tf.exp(change)
@@ -314,10 +305,6 @@ class PPO:
 
     def _value_terms(self, values: tf.Tensor, batch: dict[str, Any]) -> dict[str, tf.Tensor]:
         return {"value_loss": 0.5 * (tf.cast(values, tf.float32) - batch["returns"]) ** 2}
-
-
-def _log_probability(logits: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
-    return -tf.nn.sparse_softmax_cross_entropy_with_logits(actions, logits)
 
 
 def _means(values: dict[str, list[float]]) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """Many batches in one call of a graph."""
 
-import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_sharp.tracing import traced
 from keras_sharp.training.split import Batch
 
 
@@ -28,10 +28,8 @@ class Loop:
     def __init__(self, step: Callable):
         self.step = step
         self.longest = math.inf
-        # A partial has no code object by which TensorFlow could take the loops of several trainings
-        # for one that is traced again and again, and warn.
-        self.over_indices = tf.function(functools.partial(_over_indices, step), autograph=False)
-        self.over_iterator = tf.function(functools.partial(_over_iterator, step), autograph=False)
+        self.over_indices = traced(_over_indices, step)
+        self.over_iterator = traced(_over_iterator, step)
 
     def took(self, seconds: float) -> None:
         """Takes how long a call took."""

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_sharp.tracing import traced
 from keras_sharp.training.forward import Forward, loss_scale
 from keras_sharp.training.own_weights import OwnWeights, assign_each
 from keras_sharp.training.passes import Evaluation, Passes
@@ -169,8 +170,7 @@ class TrainStep:
         self._passes = passes
         self._gradient = gradient
         self._communication = communication
-        # A partial: see `Loop`.
-        self.all_finite = tf.function(functools.partial(self._all_finite), autograph=False)
+        self.all_finite = traced(self._all_finite)
         self._on_whole: Callable = self._take_whole
         if jit_compile:
             self._on_whole = tf.function(self._take_whole, jit_compile=True, autograph=False)

@@ -72,7 +72,6 @@ NETS = {
 @pytest.mark.parametrize("name", NETS)
 def test_top_eigenvalue_and_trace_are_the_dense_hessian_s(float64, dense, name):
     shape, layers = NETS[name]
-    keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [keras.Input(shape), *[layer() for layer in layers], L.Activation("tanh"), L.Dense(3)]
     )

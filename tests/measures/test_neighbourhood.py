@@ -67,7 +67,6 @@ def test_without_m_it_is_the_whole_set_in_its_own_batches(relu):
 
 
 def test_structures_and_sample_weights():
-    keras.utils.set_random_seed(0)
     inputs = {"a": keras.Input((2,), name="a"), "b": keras.Input((3,), name="b")}
     model = keras.Model(inputs, L.Dense(1)(L.Concatenate()(list(inputs.values()))))
     random = np.random.default_rng(0)

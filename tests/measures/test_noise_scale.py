@@ -253,7 +253,6 @@ def test_evaluation_batches_and_replicas_change_nothing():
 def test_batch_statistics_take_the_evaluation_batches():
     random = np.random.default_rng(0)
     x, y = random.normal(size=(80, 4)), random.integers(0, 3, 80)
-    keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), L.Dense(5), L.BatchNormalization(), L.Dense(3)])
     model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     result = noise_scale(model, (x, y), batch_norm="batch", batch_size=16)

@@ -125,7 +125,6 @@ def test_batches_do_not_depend_on_where_the_data_come_from(relu):
 
 
 def test_batch_statistics_are_those_of_the_batches(float64):
-    keras.utils.set_random_seed(0)
     random = np.random.default_rng(0)
     model = keras.Sequential([keras.Input((3,)), L.Dense(4), L.BatchNormalization(), L.Dense(1)])
     x, y = random.normal(size=(12, 3)), random.normal(size=(12, 1))

@@ -1,6 +1,7 @@
 """What every optimizer must do. A new one joins by a line in CASES."""
 
 import inspect
+import math
 from typing import Any, NamedTuple
 
 import keras
@@ -152,6 +153,15 @@ def test_it_accumulates_gradients_and_clips_them(case, net, loss, blobs):
     parts.compile(make(case, case.net, **options), loss)
     whole.fit(*blobs, 64, shuffle=False, verbose=0)
     np.testing.assert_allclose(train(parts, blobs, 1), weights(whole), rtol=1e-4, atol=1e-6)
+
+
+def test_a_scaled_loss_does_not_change_the_steps(case, net, loss, blobs):
+    plain, scaled = net(), net()
+    plain.compile(make(case, case.net), loss)
+    optimizer = keras.optimizers.LossScaleOptimizer(make(case, case.net), initial_scale=2.0**10)
+    scaled.compile(optimizer, loss)
+    np.testing.assert_allclose(train(scaled, blobs, 2), train(plain, blobs, 2), rtol=1e-5)
+    assert int(optimizer.iterations) == 2 * math.ceil(len(blobs[0]) / 32)
 
 
 def check_paths(start, one, four):

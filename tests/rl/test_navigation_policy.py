@@ -50,6 +50,15 @@ def test_the_paper_s_shapes():
         NavigationPolicy(30)
 
 
+@pytest.mark.parametrize(
+    ("size", "sides"), [(8, [2, 2, 2, 2]), (32, [8, 4, 2, 2]), (48, [12, 6, 3, 2])]
+)
+def test_of_small_images_2x2_places_are_left(size, sides):
+    policy = NavigationPolicy(size, width=1, hidden=4, units=4, layers=1)
+    blocks = [each for each in policy.vision.layers if isinstance(each, FixupBlock)]
+    assert [each.output.shape[1] for each in blocks] == sides
+
+
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_sequences_may_be_cut_and_episodes_are_apart(precision, tmp_path):
     policy = NavigationPolicy(**TINY, dtype=precision)

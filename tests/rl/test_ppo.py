@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from keras_sharp.optimizers import LAMB
 from keras_sharp.rl import PPO, Rollout, play_episodes
-from keras_sharp.rl.ppo import entropy, policy_loss
+from keras_sharp.rl.categorical import entropy
+from keras_sharp.rl.ppo import policy_loss
 
 HALF = math.log(0.5)
 

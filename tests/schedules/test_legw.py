@@ -100,7 +100,6 @@ def test_it_goes_through_an_optimizer_s_configuration():
 
 
 def test_a_saved_model_goes_on_in_the_middle_of_its_warm_up(tmp_path):
-    keras.utils.set_random_seed(0)
     x = np.random.default_rng(0).normal(size=(32, 3)).astype("float32")
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(LEGW(0.1, 1, 8, 4, 10, 4), momentum=0.9), "mse")

@@ -6,12 +6,14 @@ import types
 import agent_file
 import compare_rl_batch
 import keras
+import matplotlib.figure
 import numpy as np
 import pointnav_settings
 import pytest
 import tensorflow as tf
 import train_pointnav
-from pointnav_picture import smooth
+from pointnav_evaluation import Episode
+from pointnav_picture import draw_path, smooth
 from pointnav_settings import make_agent, make_optimizer
 from pointnav_training import PointNavTraining
 
@@ -142,15 +144,29 @@ def test_curves_count_episodes_and_not_updates():
     np.testing.assert_allclose(smooth(training, "success", 1), [1, np.nan, 0, 0.5])
 
 
+def test_a_path_is_drawn_as_it_was_walked():
+    """Who looks along x and turns right looks along y: to the right, and then down."""
+    path, goal = np.array([[1.0, 1.0], [2.0, 1.0], [2.0, 2.0]]), np.array([2.0, 2.0])
+    ax = matplotlib.figure.Figure().subplots()
+    draw_path(ax, Episode(np.ones((16, 16), bool), path, goal, True, 1.0, np.zeros((3, 4, 4))))
+    first, second, third = ax.transData.transform(ax.lines[0].get_xydata())
+    assert second[0] > first[0] and third[1] < second[1]
+    np.testing.assert_allclose(ax.transData.transform([goal]), [third])
+
+
 def test_the_noise_scale_by_hand():
     columns = {
         "noise_trace": np.array([8.0, np.nan, 4.0, np.nan, 6.0, 2.0]),
-        "noise_square": np.array([3.0, np.nan, -1.0, np.nan, -5.0, 1.0]),
+        "noise_square": np.array([3.0, np.nan, 1.0, np.nan, -5.0, 1.0]),
     }
     training = types.SimpleNamespace(column=columns.get)
-    # Two of the four that are known in each half: 6 / 1, and no noise scale where |G|^2 is -2.
+    # Two of the four that are known in each half: 6 / 2, and no noise scale where |G|^2 is -2.
     found = compare_rl_batch.noise_scale(training)
-    assert found == {"noise_early": 6, "noise_late": None}
+    assert (found["noise_early"], found["noise_late"], found["noise_late_error"]) == (3, None, None)
+    # Without one of them it is 4 / 1 or 8 / 3, at 2 / 3 from their mean.
+    np.testing.assert_allclose(found["noise_early_error"], 2 / 3)
+    columns["noise_square"][4:] = 6.0, -1.0  # positive thanks to one of them alone
+    assert compare_rl_batch.noise_scale(training)["noise_late"] is None
     training.column = lambda name: np.full(3, np.nan)
     assert set(compare_rl_batch.noise_scale(training).values()) == {None}
 

@@ -1,7 +1,6 @@
 """PointGoal navigation as a task to learn: many agents in step with each other."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from keras_sharp.rl.navigation.random_draws import draw
 from keras_sharp.rl.navigation.scene import Scene, SceneRecipe
 from keras_sharp.rl.navigation.scene_buffers import SceneBuffers
 from keras_sharp.rl.navigation.task import ACTIONS, NavigationState
+from keras_sharp.tracing import traced
 
 Info = dict[str, tf.Tensor]
 
@@ -37,9 +37,10 @@ class PointGoalEnvironment:
     and `info` are of the episode that ended, what is observed is of the new one.
 
     What an environment does depends on its seed, its number, its scene and its actions alone:
-    neither the number of environments nor the others change it, as long as no maps are exchanged,
-    for which an old one must be left by all. Environment i plays in scene i modulo `scenes`; with
-    fewer environments than scenes, in scene i, and the others do not exist.
+    neither the number of environments nor the others change it, as long as no maps are exchanged. A
+    map is replaced when all environments in it have left it, so when depends on the others.
+    Environment i plays in scene i modulo `scenes`; with fewer environments than scenes, in scene i,
+    and the other scenes do not exist.
 
     Note:
         The world is simpler than the scanned buildings of the original: rooms of 2.5 m height on a
@@ -51,7 +52,7 @@ class PointGoalEnvironment:
     Args:
         environments: Number of environments; a multiple of `scenes`, or less than that.
         scenes: Number of maps.
-        seed: Non-negative; of maps and episodes.
+        seed: Of maps and episodes, from 0 to 2**64 - 1.
         size: Rows and columns of an image.
         max_steps: One more than the actions an episode may take.
         swap_every: `step` calls `swap_scenes` once in so many steps. Not by default.
@@ -111,15 +112,15 @@ class PointGoalEnvironment:
                 f"environments={environments}, scenes={scenes}"
             )
         self.state: NavigationState | None = None
-        self._steps = 0
+        self._steps = tf.Variable(0, dtype="int64")
         self._groups = groups
         make = functools.partial(_make_scene, self.recipe, self.seed)
         self._buffers = SceneBuffers(make, groups)
         # Happens once, which is not worth XLA's time.
-        self._begin = _traced(self._begin_all, jit_compile=False)
-        self.advance = _traced(self._advance, jit_compile)
-        self.observe = _traced(self._observe, jit_compile)
-        self.step_state = _traced(self._step_state, jit_compile)
+        self._begin = traced(self._begin_all)
+        self.advance = traced(self._advance, jit_compile=jit_compile)
+        self.observe = traced(self._observe, jit_compile=jit_compile)
+        self.step_state = traced(self._step_state, jit_compile=jit_compile)
 
     @property
     def scenes(self) -> Scene:
@@ -129,7 +130,7 @@ class PointGoalEnvironment:
     @property
     def variables(self) -> list[tf.Variable]:
         """The maps and how far their exchange is: with a state, all that happens depends on."""
-        return self._buffers.variables
+        return [*self._buffers.variables, self._steps]
 
     def first_state(self, seed: int | None = None) -> tuple[NavigationState, tf.Tensor, tf.Tensor]:
         """Returns a state in which all first episodes begin, and what is observed in it.
@@ -139,8 +140,13 @@ class PointGoalEnvironment:
 
         Returns:
             The state, depth and goal.
+
+        Raises:
+            ValueError: If the seed is negative, or 2**64 or more.
         """
         seed = self.seed if seed is None else integer("seed", seed, least=0)
+        if seed >= 2**64:
+            raise ValueError(f"`seed` must be below 2**64. Received: seed={seed}")
         words = [tf.constant(seed >> shift & 0xFFFFFFFF, "uint32") for shift in (0, 32)]
         state = self._begin(*words)
         return state, *self.observe(state)
@@ -152,7 +158,7 @@ class PointGoalEnvironment:
         """
         self._buffers.restart()
         self.state, depth, goal = self.first_state(seed)
-        self._steps = 0
+        self._steps.assign(0)
         return depth, goal
 
     def step(
@@ -177,7 +183,7 @@ class PointGoalEnvironment:
             raise RuntimeError("`reset` must be called before `step`.")
         if not tf.is_tensor(actions):
             actions = np.asarray(actions)
-            good = np.isin(actions, range(len(ACTIONS))).all()
+            good = actions.dtype.kind in "iu" and np.isin(actions, range(len(ACTIONS))).all()
         else:
             good = actions.dtype.is_integer
         if not good or tuple(actions.shape) != (self.environments,):
@@ -187,8 +193,7 @@ class PointGoalEnvironment:
             )
         actions = tf.cast(actions, "int32")
         self.state, depth, goal, reward, done, info = self.step_state(self.state, actions)
-        self._steps += 1
-        if self.swap_every and self._steps % self.swap_every == 0:
+        if self.swap_every and self._steps.assign_add(1) % self.swap_every == 0:
             self.swap_scenes()
         return depth, goal, reward, done, info
 
@@ -254,9 +259,3 @@ class PointGoalEnvironment:
 
 def _make_scene(recipe: SceneRecipe, seed: int, group: int, number: int) -> Scene:
     return recipe.make([seed, group, number])
-
-
-def _traced(method: Callable, jit_compile: bool) -> Callable:
-    """Returns a method as a graph."""
-    # A partial: see `Loop` of keras_sharp.training.
-    return tf.function(functools.partial(method), autograph=False, jit_compile=jit_compile)

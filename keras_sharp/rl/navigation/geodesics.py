@@ -16,7 +16,7 @@ def geodesic_fields(free: np.ndarray, goals: np.ndarray) -> np.ndarray:
 
     Ways go from centre to centre of cells, straight, diagonally or by a knight's move. A move is
     allowed where all cells of the rectangle it spans are free, so no corner is cut. In the open
-    such a way is at most 2.8 % longer than the straight line, which it is in 16 directions.
+    such a way is at most 2.8 % longer than the straight line; in 16 directions it is that line.
 
     Args:
         free: `(rows, columns)` bool, where the floor is free.

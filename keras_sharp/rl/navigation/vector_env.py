@@ -1,4 +1,7 @@
-"""PointGoal navigation for Gymnasium's agents; `pip install keras-sharp[rl]` adds Gymnasium."""
+"""PointGoal navigation for Gymnasium's agents; `pip install keras-sharp[rl]` adds Gymnasium.
+
+Importing this registers `"keras_sharp/PointGoal-v0"` with Gymnasium.
+"""
 
 from typing import Any
 
@@ -35,6 +38,13 @@ class PointGoalVectorEnv(gymnasium.vector.VectorEnv):
 
     Attributes:
         environment: The `PointGoalEnvironment`.
+
+    Example:
+    ```python
+    import keras_sharp.rl.navigation.vector_env
+
+    vector = gymnasium.make_vec("keras_sharp/PointGoal-v0", 64, "vector_entry_point", size=32)
+    ```
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
@@ -113,7 +123,7 @@ class PointGoalEnv(gymnasium.Env):
         ValueError: If it is of more.
 
     Attributes:
-        state: The `NavigationState` that `step` has reached.
+        state: The `NavigationState` that `step` has reached; None before the first `reset`.
 
     Example:
     ```python
@@ -131,6 +141,7 @@ class PointGoalEnv(gymnasium.Env):
                 f"environments={environment.environments}"
             )
         self.environment = environment
+        self.state: NavigationState | None = None
         self.action_space, self.observation_space = _spaces(environment)
 
     def reset(
@@ -142,7 +153,19 @@ class PointGoalEnv(gymnasium.Env):
         return _first(_observation(*observed)), {}
 
     def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Takes one action."""
+        """Takes one action.
+
+        Raises:
+            RuntimeError: Before the first `reset`.
+            ValueError: If there is no such action.
+        """
+        if self.state is None:
+            raise RuntimeError("`reset` must be called before `step`.")
+        if action not in self.action_space:
+            raise ValueError(
+                f"`action` must be an integer from 0 to {len(ACTIONS) - 1}. Received: "
+                f"action={action!r}"
+            )
         actions = tf.constant([action], "int32")
         self.state, reward, done, info = self.environment.advance(self.state, actions)
         done = bool(done[0])
@@ -150,6 +173,10 @@ class PointGoalEnv(gymnasium.Env):
         info = {name: value.numpy()[0] for name, value in info.items()} if done else {}
         observation = _first(_observation(*self.environment.observe(self.state)))
         return observation, float(reward[0]), terminated, done and not terminated, info
+
+
+def _single(**arguments: Any) -> PointGoalEnv:
+    return PointGoalEnv(PointGoalEnvironment(1, **arguments))
 
 
 def _spaces(environment: PointGoalEnvironment) -> tuple[gymnasium.Space, gymnasium.Space]:
@@ -174,3 +201,8 @@ def _observation(depth: tf.Tensor, goal: tf.Tensor) -> Observation:
 
 def _first(observation: Observation) -> Observation:
     return {name: value[0] for name, value in observation.items()}
+
+
+gymnasium.register(
+    "keras_sharp/PointGoal-v0", entry_point=_single, vector_entry_point=PointGoalVectorEnv
+)

@@ -69,8 +69,12 @@ class Jobs:
         processors = whole.astype("int64")
         given = np.full(len(submit), -1.0) if requested is None else np.asarray(requested, float)
         known = np.full((len(submit), 4), -1.0) if identity is None else np.asarray(identity, float)
-        if not len(submit) or known.shape != (len(submit), 4):
-            raise ValueError(f"There must be jobs. Received: submit times of {submit.shape}")
+        if not len(submit):
+            raise ValueError("There must be jobs. Received: none")
+        if known.shape != (len(submit), 4):
+            raise ValueError(
+                f"`identity` must be ({len(submit)}, 4), of each job. Received: {known.shape}"
+            )
         if not submit.shape == run.shape == processors.shape == given.shape:
             raise ValueError(
                 "All columns must have one length. Received: "
@@ -79,7 +83,8 @@ class Jobs:
         requested = np.where(given > 0, given, run)
         _refuse("a submit time that is not finite", ~np.isfinite(submit))
         _refuse("a submit time before that of the job ahead", np.diff(submit, prepend=-np.inf) < 0)
-        _refuse("a run time that is not positive", ~((run > 0) & np.isfinite(run + requested)))
+        _refuse("a run time that is not positive and finite", ~((run > 0) & (run < np.inf)))
+        _refuse("a requested time that is not finite", ~np.isfinite(given))
         _refuse("part of a processor", whole != processors)
         _refuse("less than one processor", processors < 1)
         _refuse(f"more processors than the machine's {machine}", processors > machine)
@@ -104,11 +109,11 @@ class Jobs:
             ValueError: If these are sequences already, or one is not within the trace.
         """
         length = integer("length", length)
-        starts = np.asarray(starts, "int64")
+        starts = np.asarray(starts)
         if self.submit.ndim != 1:
             raise ValueError("Sequences must be cut from a trace. Received: sequences")
-        if starts.ndim != 1 or not len(starts):
-            raise ValueError(f"`starts` must be a list of numbers. Received: starts={starts}")
+        if starts.ndim != 1 or not len(starts) or starts.dtype.kind not in "iu":
+            raise ValueError(f"`starts` must be a list of integers. Received: starts={starts}")
         if starts.min() < 0 or starts.max() + length > len(self):
             raise ValueError(
                 f"Sequences must lie within the trace's {len(self)} jobs. Received: "

@@ -86,7 +86,11 @@ def read_swf(path: str | os.PathLike[str], *, processors: int | None = None) -> 
     for wrong, demand, column in (
         (submit < 0, "have a submit time of at least 0", submit),
         (size % 1 > 0, "ask for whole processors", size),
-        (size > machine, f"ask for no more than the machine's {machine} processors", size),
+        (
+            size > machine,
+            f"ask for no more than the machine's {machine} processors, or `processors` be more",
+            size,
+        ),
     ):
         if wrong.any():
             raise ValueError(

@@ -9,8 +9,13 @@ import tensorflow as tf
 from keras_sharp.rl.navigation import PointGoalEnvironment
 from keras_sharp.rl.navigation.geometry import CELL, HEADINGS
 from keras_sharp.rl.navigation.scene import SceneRecipe
+from keras_sharp.rl.navigation.task import NavigationState
 
 SMALL = {"cells": 14, "room": 5, "door": 2, "goals": 4, "episodes": 32, "size": 4}
+
+
+# Where they are in what `play` returns: behind depth and goal.
+EPISODE, POSITION = (2 + NavigationState._fields.index(each) for each in ("episode", "position"))
 
 
 def small(environments, **arguments):
@@ -120,9 +125,10 @@ def test_an_episode_that_ends_is_followed_by_the_next_in_the_same_step(environme
 def test_one_environment_or_a_thousand_of_them():
     actions = np.random.default_rng(0).choice(4, p=[0.05, 0.55, 0.2, 0.2], size=(40, 1024))
     many = play(small(1024, scenes=16), actions)
-    assert many[7].max() > 3  # episodes, so that many have begun anew
-    one = play(small(1, scenes=16), actions[:, :1])
-    same(one, [each[:, :1] for each in many])
+    assert many[EPISODE].max() > 3  # many have begun anew
+    for count in (1, 16):
+        few = play(small(count, scenes=16), actions[:, :count])
+        same(few, [each[:, :count] for each in many])
 
 
 @pytest.mark.slow
@@ -153,7 +159,9 @@ def test_seeds_repeat_and_without_a_compiler_it_is_the_same(environment):
     maps = [each.numpy() for each in environment.scenes]
     assert not np.array_equal(maps[0][0], maps[0][1])
     other, *_ = environment.first_state(4)
-    assert not np.array_equal(other.position, once[7][0])
+    assert not np.array_equal(other.position, once[POSITION][0])
+    with pytest.raises(ValueError, match="`seed` must be below 2"):
+        environment.first_state(2**64)
 
 
 def test_stepping_inside_another_compiled_loop(environment):
@@ -245,13 +253,37 @@ def test_maps_without_room_for_the_goals_are_passed_over():
         assert len({*zip(rows, columns, strict=True)}) == 40 and np.all(around)
 
 
+def test_episodes_begin_as_far_away_as_asked():
+    recipe = SceneRecipe(cells=14, room=5, door=2, goals=4, episodes=64, distances=(1.0, 1.5))
+    scene = recipe.make(0)
+    columns, rows = (scene.starts / CELL).astype(int).T
+    distances = scene.fields[scene.targets, rows, columns]
+    assert np.all((distances >= 1.0) & (distances <= 1.5)) and np.ptp(distances) > 0
+
+
+def test_an_exchange_by_the_step_goes_on_where_it_was_saved():
+    whole, parts = (small(2, scenes=1, swap_every=3, jit_compile=False) for _ in range(2))
+    for each in (whole, parts):
+        each.reset()
+    for _ in range(4):
+        whole.step([2, 2])
+    for variable, value in zip(parts.variables, whole.variables, strict=True):
+        variable.assign(value)
+    parts.state = whole.state
+    for _ in range(6):
+        same(arrays(parts.step([0, 0])), arrays(whole.step([0, 0])))
+        same(arrays(parts.scenes), arrays(whole.scenes))
+    assert whole.state.scene.numpy().any()  # a map was let in
+
+
 def test_bad_actions_say_so(environment):
     fresh = small(1)
     for name, call in {"step": lambda: fresh.step([0]), "swap_scenes": fresh.swap_scenes}.items():
         with pytest.raises(RuntimeError, match=f"`reset` must be called before `{name}`"):
             call()
     environment.reset()
-    wrong = [[0, 1, 2], [0, 1, 2, 4], [0, 1, -1, 0], tf.zeros(3, "int32"), tf.zeros(4)]
+    wrong = [[0, 1, 2], [0, 1, 2, 4], [0, 1, -1, 0], [0.0, 1.0, 2.0, 3.0], [True] * 4]
+    wrong += [tf.zeros(3, "int32"), tf.zeros(4)]
     for actions in wrong:
         with pytest.raises(ValueError, match="`actions` must be 4 integers from 0 to 3"):
             environment.step(actions)

@@ -118,6 +118,24 @@ def test_gymnasium_s_wrappers_count_steps_and_rewards(vector):
     assert all(each["final_info"].keys() == {"success", "spl", "distance"} for each in infos)
 
 
-def test_a_single_environment_is_of_one():
+def test_made_by_name_as_gymnasium_s_others():
+    name = "keras_sharp/PointGoal-v0"
+    single = gymnasium.make(name, **SMALL)
+    assert isinstance(single.unwrapped, PointGoalEnv)
+    assert single.reset(seed=0)[0] in single.observation_space
+    vector = gymnasium.make_vec(name, 3, "vector_entry_point", **SMALL)
+    assert isinstance(vector.unwrapped, PointGoalVectorEnv) and vector.spec.id == name
+    assert vector.reset(seed=0)[0] in vector.observation_space
+    one_by_one = gymnasium.make_vec(name, 2, "sync", **SMALL)
+    assert one_by_one.reset(seed=0)[0] in one_by_one.observation_space
+
+
+def test_what_a_single_environment_does_not_take(single):
     with pytest.raises(ValueError, match="`environment` must be of a single environment"):
         PointGoalEnv(PointGoalEnvironment(2, **SMALL))
+    environment = PointGoalEnv(single)
+    with pytest.raises(RuntimeError, match="`reset` must be called before"):
+        environment.step(0)
+    environment.reset(seed=0)
+    with pytest.raises(ValueError, match="`action` must be an integer from 0 to 3. .*action=7"):
+        environment.step(7)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_sharp.rl import PPO, play_episodes
-from keras_sharp.rl.ppo import entropy
+from keras_sharp.rl.categorical import entropy
 from keras_sharp.rl.scheduling import (
     SchedulingEnvironment,
     kernel_policy,

@@ -128,7 +128,9 @@ def test_only_jobs_that_wait_can_be_started():
         (([], [], []), "There must be jobs"),
         (([0, 1], [1], [1, 1]), "one length"),
         (([1, 0], [1, 1], [1, 1]), "before that of the job ahead. Received: job 1"),
-        (([0, 1], [1, 0], [1, 1]), "run time that is not positive. Received: job 1"),
+        (([0, 1], [1, 0], [1, 1]), "run time that is not positive and finite. Received: job 1"),
+        (([0, 1], [1, 1], [1, 1], [1, np.nan]), "requested time that is not finite. Received: job"),
+        (([0, 1], [1, 1], [1, 1], None, [[1, 2]] * 2), r"`identity` must be \(2, 4\)"),
         (([0, np.nan], [1, 1], [1, 1]), "submit time that is not finite"),
         (([0, 1], [1, 1], [1, 1.5]), "part of a processor. Received: job 1"),
         (([0, 1], [1, 1], [0, 1]), "less than one processor. Received: job 0"),
@@ -145,7 +147,7 @@ def test_sequences_are_cut_from_within_the_trace():
     np.testing.assert_array_equal(
         jobs.sequences([6, 0], 4).submit, [jobs.submit[6:], jobs.submit[:4]]
     )
-    for starts in ([7], [-1], []):
+    for starts in ([7], [-1], [], [0.7]):
         with pytest.raises(ValueError, match="Received"):
             jobs.sequences(starts, 4)
 

@@ -72,7 +72,9 @@ def test_the_machine_must_be_known_and_large_enough(trace):
     assert read_swf(path, processors=40).machine == 40
     with pytest.raises(ValueError, match="must say `; MaxProcs:`"):
         read_swf(path)
-    with pytest.raises(ValueError, match=r"^Line 5 of .* machine.s 16 processors. Received: 32"):
+    with pytest.raises(
+        ValueError, match=r"^Line 5 of .* machine.s 16 processors, or .* Received: 32"
+    ):
         read_swf(path, processors=16)
     with pytest.raises(ValueError, match="`processors` must be"):
         read_swf(path, processors=0)
