@@ -380,7 +380,7 @@ class Objective:
     def _over_labelled(
         self, function: Callable, *arguments: Any, batches: Iterator[Batch] | None = None
     ) -> Iterator[tuple[list[Any], Batch]]:
-        """Yields the same without the last result, which says whether all labels are classes."""
+        """Yields what `_over_batches` does, without the last result: if labels are classes."""
         for (*results, in_range), batch in self._over_batches(
             function, *arguments, batches=batches
         ):

@@ -141,10 +141,11 @@ def noise_scale(training: PointNavTraining) -> dict[str, float | None]:
     found = {}
     for name, traces, squares in zip(("noise_early", "noise_late"), *halves, strict=True):
         above, below = (np.sum(each) - each for each in (traces, squares))  # without each in turn
-        known = len(squares) > 1 and np.sum(squares) > 0 and np.all(below > 0)
-        found[name] = float(np.sum(traces) / np.sum(squares)) if known else None
-        spread = np.std(above / below) * np.sqrt(len(squares) - 1) if known else None
-        found[f"{name}_error"] = None if spread is None else float(spread)
+        value = error = None
+        if np.sum(squares) > 0 and np.all(below > 0):
+            value = float(np.sum(traces) / np.sum(squares))
+            error = float(np.std(above / below) * np.sqrt(len(squares) - 1))
+        found |= {name: value, f"{name}_error": error}
     return found
 
 
@@ -158,10 +159,11 @@ def show(
     title = (
         f"PointGoal navigation after {settings.frames:,} frames, one training each: success and "
         f"SPL of {settings.episodes} episodes on maps never seen, actions drawn, mean ± standard "
-        "error over these episodes (another training would differ by more)"
+        "error over these episodes (another training would differ by more), or of a jackknife over "
+        "the measurements of the noise"
     )
     head = ["optimizer", "environments", "minibatch", "updates", "success", "SPL"]
-    head += ["frames/s", "seconds", "noise scale, first half", "second half"]
+    head += ["frames/s (median)", "seconds", "noise scale, first half", "second half"]
     rows = [_row(settings, *cell, trainings[cell], results[cell]) for cell in trainings]
     table = rich.table.Table(*head, title=title, box=rich.box.SIMPLE)
     for row in rows:

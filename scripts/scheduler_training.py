@@ -41,7 +41,7 @@ def make_agent(
     """Returns new networks with the settings of RLScheduler's code (Zhang et al. 2020).
 
     Except: its learning rates, 3e-4 and 1e-3, are so low that 80 steps stay far below the limit
-    of the policy's change; at 1e-2 an eighth of the steps learns faster. And rewards that come at
+    of the policy's change; at 1e-2 an eighth of the steps comes closer. And rewards that come at
     once need no `decay` of 0.97, which adds the noise of thirty later decisions to each.
     """
     keras.utils.set_random_seed(seed)

@@ -17,7 +17,12 @@ def choose(logits: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
 
 
 def log_probability(logits: tf.Tensor, actions: tf.Tensor) -> tf.Tensor:
-    """Returns that of one action for each distribution, `(..., actions)` logits."""
+    """Returns the log-probability of one action for each distribution.
+
+    Args:
+        logits: `(..., actions)`.
+        actions: `(...)` integers.
+    """
     return -tf.nn.sparse_softmax_cross_entropy_with_logits(actions, logits)
 
 

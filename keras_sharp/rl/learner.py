@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from keras_sharp.tracing import traced
+
 _NOBODY = -1  # number of an environment that does not exist
 
 
@@ -39,8 +41,8 @@ class Learner:
         self.model = model
         self.optimizer = optimizer
         # Outside of replicas, where the gradient is one: what clips in the optimizer sees it whole.
-        self.apply = tf.function(lambda gradients: optimizer.apply(gradients), autograph=False)
-        self.finite = tf.function(self._finite, autograph=False)
+        self.apply = traced(lambda gradients: optimizer.apply(gradients))
+        self.finite = traced(self._finite)
         self._strategy = tf.distribute.get_strategy()
         self._terms = terms
         self._weights = weights

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sharp.losses import LossTerms
+from keras_sharp.tracing import traced
 from keras_sharp.training.split import Batch, Part, Split
 
 
@@ -44,7 +45,7 @@ class EvaluationStep:
         self._terms: list[tuple[str, str, float]] = []
         self._on_whole: Callable = self._row
         if jit_compile:
-            self._on_whole = tf.function(self._row, jit_compile=True, autograph=False)
+            self._on_whole = traced(self._row, jit_compile=True)
 
     def __call__(self, batch: Batch) -> tf.Tensor:
         """Returns the row of figures of a batch, `(columns,)` float32."""

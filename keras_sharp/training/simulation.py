@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_sharp.arguments import integer
 from keras_sharp.labelled import labelled, number_of_examples
 from keras_sharp.losses import LossTerms
+from keras_sharp.tracing import traced
 from keras_sharp.training.forward import Contribution, Forward
 from keras_sharp.training.mixing import stacked
 from keras_sharp.training.neighbours import Neighbours, decayed, rate_ratio
@@ -86,7 +87,7 @@ class Simulation:
         self.weights = tf.Variable(tf.tile(start[None], [nodes, 1]), trainable=False)
         self._momenta = tf.Variable(tf.zeros_like(self.weights), trainable=False)
         self._rate_before = tf.Variable(tf.zeros((), start.dtype), trainable=False)
-        self._run = tf.function(self._steps, autograph=False)
+        self._run = traced(self._steps)
 
     def fit(
         self,

@@ -173,7 +173,7 @@ class TrainStep:
         self.all_finite = traced(self._all_finite)
         self._on_whole: Callable = self._take_whole
         if jit_compile:
-            self._on_whole = tf.function(self._take_whole, jit_compile=True, autograph=False)
+            self._on_whole = traced(self._take_whole, jit_compile=True)
 
     def __call__(self, batch: Batch) -> tf.Tensor:
         """Returns the row of figures of the step, `(columns,)` float32.

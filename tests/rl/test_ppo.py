@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from keras_sharp.optimizers import LAMB
 from keras_sharp.rl import PPO, Rollout, play_episodes
-from keras_sharp.rl.categorical import entropy
 from keras_sharp.rl.ppo import policy_loss
 
 HALF = math.log(0.5)
@@ -56,10 +55,6 @@ def test_the_loss_by_hand():
     np.testing.assert_allclose(loss, [-2.4, 1.5, -0.5, 0.8, -3.3], rtol=1e-6)
     # Nothing pulls further what has gone far enough.
     np.testing.assert_allclose(tape.gradient(loss, ratio), [0, 1, -1, 0, -3], rtol=1e-6)
-    quarter = math.log(0.25)
-    expected = [math.log(2), -0.25 * quarter - 0.75 * math.log(0.75), 0]
-    found = entropy(tf.constant([[0, 0], [0, math.log(3)], [0, -1e6]]))
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(("joint", "micro_batch"), [(True, 1), (False, None)])

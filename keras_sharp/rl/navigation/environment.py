@@ -61,7 +61,8 @@ class PointGoalEnvironment:
             `episodes`, `distances`.
 
     Raises:
-        ValueError: If environments cannot be distributed evenly over scenes.
+        ValueError: If an argument is out of range, or environments cannot be distributed evenly
+            over scenes.
 
     Attributes:
         state: The `NavigationState` that `step` has reached; None before the first `reset`.
@@ -100,7 +101,7 @@ class PointGoalEnvironment:
         **recipe: Any,
     ):
         self.environments = integer("environments", environments)
-        self.seed = integer("seed", seed, least=0)
+        self.seed = _checked(seed)
         self.size = integer("size", size)
         self.max_steps = integer("max_steps", max_steps, least=2)
         self.swap_every = optional_integer("swap_every", swap_every)
@@ -144,9 +145,7 @@ class PointGoalEnvironment:
         Raises:
             ValueError: If the seed is negative, or 2**64 or more.
         """
-        seed = self.seed if seed is None else integer("seed", seed, least=0)
-        if seed >= 2**64:
-            raise ValueError(f"`seed` must be below 2**64. Received: seed={seed}")
+        seed = self.seed if seed is None else _checked(seed)
         words = [tf.constant(seed >> shift & 0xFFFFFFFF, "uint32") for shift in (0, 32)]
         state = self._begin(*words)
         return state, *self.observe(state)
@@ -155,6 +154,9 @@ class PointGoalEnvironment:
         """Begins all first episodes, the same for the same seed, and returns what is observed.
 
         The first maps are put back.
+
+        Raises:
+            ValueError: As `first_state`.
         """
         self._buffers.restart()
         self.state, depth, goal = self.first_state(seed)
@@ -255,6 +257,13 @@ class PointGoalEnvironment:
 
     def _tensors(self) -> tuple[Scene, tf.Tensor]:
         return Scene(*(each.value() for each in self.scenes)), self._buffers.places.value()
+
+
+def _checked(seed: int) -> int:
+    seed = integer("seed", seed, least=0)
+    if seed >= 2**64:
+        raise ValueError(f"`seed` must be below 2**64. Received: seed={seed}")
+    return seed
 
 
 def _make_scene(recipe: SceneRecipe, seed: int, group: int, number: int) -> Scene:

@@ -75,7 +75,12 @@ class PointGoalVectorEnv(gymnasium.vector.VectorEnv):
     def step(
         self, actions: np.ndarray
     ) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Takes one action in every environment; those that end begin anew."""
+        """Takes one action in every environment; those that end begin anew.
+
+        Raises:
+            RuntimeError: Before the first `reset`.
+            ValueError: If actions have another shape, are no integers or do not exist.
+        """
         before = self.environment.state
         depth, goal, reward, done, info = self.environment.step(actions)
         done = done.numpy()
@@ -114,13 +119,14 @@ class PointGoalEnv(gymnasium.Env):
     """One environment of a `PointGoalEnvironment` as Gymnasium's single environment.
 
     To look at one agent, and for what wants a single environment. Many of them may share one
-    `PointGoalEnvironment`, its maps and its compiled programs: each has a state of its own.
+    `PointGoalEnvironment`, its map and its compiled programs: each has a state of its own. The map
+    stays what it is.
 
     Args:
-        environment: Of one environment.
+        environment: Of one environment, without `swap_every`.
 
     Raises:
-        ValueError: If it is of more.
+        ValueError: If it is of more, or exchanges its maps.
 
     Attributes:
         state: The `NavigationState` that `step` has reached; None before the first `reset`.
@@ -139,6 +145,11 @@ class PointGoalEnv(gymnasium.Env):
             raise ValueError(
                 "`environment` must be of a single environment. Received one of "
                 f"environments={environment.environments}"
+            )
+        if environment.swap_every:
+            raise ValueError(
+                "`environment` must be without `swap_every`: its map is that of all who share it. "
+                f"Received one of swap_every={environment.swap_every}"
             )
         self.environment = environment
         self.state: NavigationState | None = None
@@ -175,7 +186,8 @@ class PointGoalEnv(gymnasium.Env):
         return observation, float(reward[0]), terminated, done and not terminated, info
 
 
-def _single(**arguments: Any) -> PointGoalEnv:
+def single_env(**arguments: Any) -> PointGoalEnv:
+    """Returns a `PointGoalEnv` of its own `PointGoalEnvironment`, which takes the arguments."""
     return PointGoalEnv(PointGoalEnvironment(1, **arguments))
 
 
@@ -204,5 +216,7 @@ def _first(observation: Observation) -> Observation:
 
 
 gymnasium.register(
-    "keras_sharp/PointGoal-v0", entry_point=_single, vector_entry_point=PointGoalVectorEnv
+    "keras_sharp/PointGoal-v0",
+    entry_point=f"{__name__}:{single_env.__name__}",
+    vector_entry_point=f"{__name__}:{PointGoalVectorEnv.__name__}",
 )

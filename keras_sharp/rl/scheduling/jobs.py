@@ -106,7 +106,8 @@ class Jobs:
             length: Jobs in each.
 
         Raises:
-            ValueError: If these are sequences already, or one is not within the trace.
+            ValueError: If these are sequences already, `starts` are no integers, or a sequence is
+                not within the trace.
         """
         length = integer("length", length)
         starts = np.asarray(starts)
@@ -114,6 +115,7 @@ class Jobs:
             raise ValueError("Sequences must be cut from a trace. Received: sequences")
         if starts.ndim != 1 or not len(starts) or starts.dtype.kind not in "iu":
             raise ValueError(f"`starts` must be a list of integers. Received: starts={starts}")
+        starts = starts.astype("int64")
         if starts.min() < 0 or starts.max() + length > len(self):
             raise ValueError(
                 f"Sequences must lie within the trace's {len(self)} jobs. Received: "

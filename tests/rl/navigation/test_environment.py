@@ -141,6 +141,7 @@ def test_one_or_a_thousand_as_users_have_them_compiled():
 
 
 def test_several_of_them_make_tensorflow_warn_of_nothing(caplog):
+    caplog.set_level("WARNING", logger="tensorflow")  # scripts lower it
     for number in range(1, 7):
         small(number, scenes=1, jit_compile=False).reset()
     assert "retracing" not in caplog.text
@@ -235,6 +236,7 @@ def cells(positions):
         ({"environments": 1, "distances": (0, 5)}, "`distances` must be above 0"),
         ({"environments": 1, "distances": (2, 1)}, "`distances` must be above 0"),
         ({"environments": 1, "door": 6}, "`door` must be at most `room`"),
+        ({"environments": 1, "seed": 2**64}, "`seed` must be below 2"),
     ],
 )
 def test_bad_arguments_say_so(arguments, message):

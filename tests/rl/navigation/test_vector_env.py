@@ -40,8 +40,8 @@ def test_gymnasium_s_checks_of_an_environment_pass(single):
 def test_it_is_what_gymnasium_makes_of_single_environments(vector, single):
     """More of them end at once than are rendered at once.
 
-    Gymnasium's tests of its vector environments make these by name from its own registry and cannot
-    be given another; what they check is checked here.
+    Gymnasium's tests of vector environments are written for CartPole and its own vectors; what they
+    check is checked here.
     """
     synchronous = SyncVectorEnv(
         [lambda: PointGoalEnv(single)] * 18, autoreset_mode=AutoresetMode.SAME_STEP
@@ -121,7 +121,7 @@ def test_gymnasium_s_wrappers_count_steps_and_rewards(vector):
 def test_made_by_name_as_gymnasium_s_others():
     name = "keras_sharp/PointGoal-v0"
     single = gymnasium.make(name, **SMALL)
-    assert isinstance(single.unwrapped, PointGoalEnv)
+    assert isinstance(single.unwrapped, PointGoalEnv) and name in single.spec.to_json()
     assert single.reset(seed=0)[0] in single.observation_space
     vector = gymnasium.make_vec(name, 3, "vector_entry_point", **SMALL)
     assert isinstance(vector.unwrapped, PointGoalVectorEnv) and vector.spec.id == name
@@ -133,6 +133,8 @@ def test_made_by_name_as_gymnasium_s_others():
 def test_what_a_single_environment_does_not_take(single):
     with pytest.raises(ValueError, match="`environment` must be of a single environment"):
         PointGoalEnv(PointGoalEnvironment(2, **SMALL))
+    with pytest.raises(ValueError, match="`environment` must be without `swap_every`"):
+        gymnasium.make("keras_sharp/PointGoal-v0", swap_every=10, **SMALL)
     environment = PointGoalEnv(single)
     with pytest.raises(RuntimeError, match="`reset` must be called before"):
         environment.step(0)

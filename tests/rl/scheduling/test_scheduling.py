@@ -147,7 +147,10 @@ def test_sequences_are_cut_from_within_the_trace():
     np.testing.assert_array_equal(
         jobs.sequences([6, 0], 4).submit, [jobs.submit[6:], jobs.submit[:4]]
     )
-    for starts in ([7], [-1], [], [0.7]):
+    for kind in ("uint8", "uint64"):
+        starts = np.array([6, 0], kind)
+        np.testing.assert_array_equal(jobs.sequences(starts, 4).submit[1], jobs.submit[:4])
+    for starts in ([7], [-1], [], [0.7], np.array([255], "uint8")):
         with pytest.raises(ValueError, match="Received"):
             jobs.sequences(starts, 4)
 
