@@ -155,6 +155,8 @@ def test_it_accumulates_gradients_and_clips_them(case, net, loss, blobs):
     np.testing.assert_allclose(train(parts, blobs, 1), weights(whole), rtol=1e-4, atol=1e-6)
 
 
+# LARS for all that see gradients in `update_step`.
+@pytest.mark.parametrize("case", [CASES["LARS"], CASES["SNGM"]], ids=["LARS", "SNGM"])
 def test_a_scaled_loss_does_not_change_the_steps(case, net, loss, blobs):
     plain, scaled = net(), net()
     plain.compile(make(case, case.net), loss)
