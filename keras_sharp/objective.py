@@ -15,6 +15,7 @@ from keras_sharp.labelled import number_of_examples
 from keras_sharp.losses import LossTerms
 from keras_sharp.normalization import batch_normalizations, moving_statistics
 from keras_sharp.rounds import Rounds
+from keras_sharp.tracing import traced
 from keras_sharp.weights import FlatVariables, FlatWeights
 from keras_sharp.workers import Workers
 
@@ -96,9 +97,7 @@ class Objective:
         self._divisors: np.ndarray | None = None
         self._centre: np.ndarray | None = None
         self._known: dict[str, Any] = {}
-        self._add = tf.function(
-            lambda total, part: total + tf.cast(part, tf.float64), autograph=False
-        )
+        self._add = traced(lambda total, part: total + tf.cast(part, tf.float64))
 
     @property
     def model(self) -> keras.Model:

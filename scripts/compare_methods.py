@@ -87,7 +87,7 @@ def compare(settings: argparse.Namespace, console: rich.console.Console) -> int:
                 for study in studies:
                     for case in study.cases:
                         study.run(case)
-                        made = report(settings, folder, studies, failures)
+                    made = report(settings, folder, studies, failures)
         keskar_report.show(made, console)
     return 0 if any(outcome.trials for each in studies for outcome in each.outcomes()) else 1
 

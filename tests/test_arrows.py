@@ -34,6 +34,7 @@ ARROWS = {
         "losses",
         "normalization",
         "rounds",
+        "tracing",
         "weights",
         "workers",
     },

@@ -101,7 +101,7 @@ class PointGoalEnvironment:
         **recipe: Any,
     ):
         self.environments = integer("environments", environments)
-        self.seed = _checked(seed)
+        self.seed = _checked_seed(seed)
         self.size = integer("size", size)
         self.max_steps = integer("max_steps", max_steps, least=2)
         self.swap_every = optional_integer("swap_every", swap_every)
@@ -145,7 +145,7 @@ class PointGoalEnvironment:
         Raises:
             ValueError: If the seed is negative, or 2**64 or more.
         """
-        seed = self.seed if seed is None else _checked(seed)
+        seed = self.seed if seed is None else _checked_seed(seed)
         words = [tf.constant(seed >> shift & 0xFFFFFFFF, "uint32") for shift in (0, 32)]
         state = self._begin(*words)
         return state, *self.observe(state)
@@ -259,7 +259,7 @@ class PointGoalEnvironment:
         return Scene(*(each.value() for each in self.scenes)), self._buffers.places.value()
 
 
-def _checked(seed: int) -> int:
+def _checked_seed(seed: int) -> int:
     seed = integer("seed", seed, least=0)
     if seed >= 2**64:
         raise ValueError(f"`seed` must be below 2**64. Received: seed={seed}")
